@@ -328,9 +328,8 @@ mod tests {
             r#"{{"size":"0x1","number":"0x10","hash":"{HASH}","transactions":[{{"x":"]"}}],"parentHash":"{PARENT}","timestamp":"0x5","uncles":[],"new":[1, 2],"withdrawals":[]}}"#
         );
         let header = Header::from_block(json.as_bytes()).unwrap();
-        let want = format!(
-            r#"{{"number":"0x10","hash":"{HASH}","parentHash":"{PARENT}","timestamp":"0x5","new":[1, 2]}}"#
-        );
+        let want =
+            format!(r#"{{"number":"0x10","hash":"{HASH}","parentHash":"{PARENT}","timestamp":"0x5","new":[1, 2]}}"#);
         assert_eq!(header.json, want);
     }
 
@@ -338,7 +337,12 @@ mod tests {
     fn malformed_headers_name_the_cause() {
         for (json, why) in [
             (format!(r#"{{"number":"0x1","hash":"{HASH}","timestamp":"0x1"}}"#), "parentHash"),
-            (format!(r#"{{"number":"0x1ffffffffffffffff","hash":"{HASH}","parentHash":"{PARENT}","timestamp":"0x1"}}"#), "quantity"),
+            (
+                format!(
+                    r#"{{"number":"0x1ffffffffffffffff","hash":"{HASH}","parentHash":"{PARENT}","timestamp":"0x1"}}"#
+                ),
+                "quantity",
+            ),
             (format!(r#"{{"number":null,"hash":"{HASH}","parentHash":"{PARENT}","timestamp":"0x1"}}"#), "null"),
             ("[]".to_owned(), "expected"),
         ] {

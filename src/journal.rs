@@ -154,6 +154,12 @@ impl Tail {
         }
     }
 
+    /// Number of the last entry that was handed out, or passed over.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.next - 1
+    }
+
     /// Goes on at the end, over what could not be read.
     pub fn skip_to_end(&mut self) {
         self.next = self.journal.last() + 1;
@@ -174,7 +180,7 @@ impl Ring {
                 undone
                     .into_iter()
                     .map(|undone| {
-                        let published = self.published.remove(&undone.block.hash);
+                        let published = self.forget(undone.block.hash);
                         Removed { block: undone.block, logs: undone.logs.zip(published) }
                     })
                     .collect(),
@@ -188,6 +194,14 @@ impl Ring {
             let oldest = self.entries.pop_front().expect("there is more than one");
             self.bytes -= oldest.bytes();
         }
+    }
+
+    fn forget(&mut self, hash: B256) -> Option<u64> {
+        let published = self.published.remove(&hash)?;
+        // What is undone is young: it stands near the end.
+        let at = self.order.iter().rposition(|known| *known == hash).expect("both hold the same blocks");
+        self.order.remove(at);
+        Some(published)
     }
 
     fn remember(&mut self, hash: B256, seq: u64, most: usize) {
@@ -276,14 +290,16 @@ mod tests {
     #[test]
     fn bytes_are_bounded_too() {
         let journal = Journal::new(Options { entries: 100, bytes: 100 });
-        let header = |n: u64| ChainUpdate::Head(Arc::new(Header {
-            number: n,
-            hash: B256::ZERO,
-            parent: B256::ZERO,
-            timestamp: 0,
-            bloom: None,
-            json: bytes::Bytes::from(vec![b' '; 40]),
-        }));
+        let header = |n: u64| {
+            ChainUpdate::Head(Arc::new(Header {
+                number: n,
+                hash: B256::ZERO,
+                parent: B256::ZERO,
+                timestamp: 0,
+                bloom: None,
+                json: bytes::Bytes::from(vec![b' '; 40]),
+            }))
+        };
         for n in 0..10 {
             journal.append(header(n), Instant::now());
         }

@@ -9,9 +9,8 @@ use prometheus::{
 };
 
 /// Buckets for the time from a node's socket to the last client, in seconds.
-const DELIVERY_BUCKETS: &[f64] = &[
-    0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-];
+const DELIVERY_BUCKETS: &[f64] =
+    &[0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 /// Buckets for calls to nodes, in seconds.
 const CALL_BUCKETS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
@@ -89,7 +88,7 @@ metrics! {
     call_cache_bytes: IntGaugeVec("chaincast_call_cache_bytes", "Bytes of answers kept", &["chain"]);
     journal_entries: IntGaugeVec("chaincast_journal_entries", "Chain updates held in memory", &["chain"]);
     panics: IntCounter("chaincast_panics_total", "Panics of tasks; any is a bug");
-    delivery_yields: Histogram("chaincast_broadcast_duration_seconds", "Time that one shard spent on one chain update", DELIVERY_BUCKETS);
+    broadcast_seconds: Histogram("chaincast_broadcast_duration_seconds", "Time that one shard spent on one chain update", DELIVERY_BUCKETS);
 }
 
 impl Default for Metrics {

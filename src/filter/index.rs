@@ -117,8 +117,7 @@ fn alternatives(filter: &Filter, position: usize) -> usize {
 
 /// The shape under which a filter is kept: its fixed positions, less the longest lists while there are too many keys.
 fn shape_of(filter: &Filter) -> Shape {
-    let mut fixed: Vec<(usize, usize)> =
-        (0..5).map(|p| (alternatives(filter, p), p)).filter(|(n, _)| *n > 0).collect();
+    let mut fixed: Vec<(usize, usize)> = (0..5).map(|p| (alternatives(filter, p), p)).filter(|(n, _)| *n > 0).collect();
     fixed.sort_unstable();
     while fixed.len() > 1 && fixed.iter().map(|(n, _)| *n).product::<usize>() > MOST_KEYS {
         fixed.pop();

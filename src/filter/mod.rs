@@ -61,7 +61,11 @@ impl Filter {
         (self.from..=self.to).contains(&log.block_number)
             && (self.addresses.is_empty() || self.addresses.binary_search(&log.address).is_ok())
             && self.topics.len() <= log.topics.len()
-            && self.topics.iter().zip(&log.topics).all(|(any, topic)| any.is_empty() || any.binary_search(topic).is_ok())
+            && self
+                .topics
+                .iter()
+                .zip(&log.topics)
+                .all(|(any, topic)| any.is_empty() || any.binary_search(topic).is_ok())
     }
 
     /// The canonical form as bytes: equal for equal filters and only for them.

@@ -45,11 +45,15 @@ pub fn parse(raw: &str, bounds: &Bounds) -> Result<Filter, Refusal> {
         Value::Object(members) => members,
         other => {
             let kind = json_kind(&other);
-            return invalid(format!("invalid argument 1: json: cannot unmarshal {kind} into Go value of type filters.input"));
+            return invalid(format!(
+                "invalid argument 1: json: cannot unmarshal {kind} into Go value of type filters.input"
+            ));
         }
     };
     let at_one = |e: String| Refusal::Invalid(format!("invalid argument 1: {e}"));
-    if let Some(key) = members.keys().find(|k| !["address", "topics", "fromBlock", "toBlock", "blockHash"].contains(&k.as_str())) {
+    if let Some(key) =
+        members.keys().find(|k| !["address", "topics", "fromBlock", "toBlock", "blockHash"].contains(&k.as_str()))
+    {
         return Err(at_one(format!("unknown filter key {key:?}")));
     }
     check_hash(&members).map_err(at_one)?;
@@ -175,7 +179,9 @@ fn topics(value: Option<&Value>) -> Result<Vec<Vec<B256>>, String> {
         Some(Value::Array(list)) => list,
         Some(other) => {
             let kind = json_kind(other);
-            return Err(format!("json: cannot unmarshal {kind} into Go struct field input.topics of type []interface {{}}"));
+            return Err(format!(
+                "json: cannot unmarshal {kind} into Go struct field input.topics of type []interface {{}}"
+            ));
         }
     };
     if list.len() > POSITIONS {
@@ -233,14 +239,23 @@ mod tests {
     #[test]
     fn equal_requests_read_as_equal_filters() {
         let all = parse("{}", &BOUNDS).unwrap();
-        for same in ["null", r#"{"address":[]}"#, r#"{"address":null,"topics":null}"#, r#"{"topics":[]}"#,
-            r#"{"fromBlock":"0x0"}"#, r#"{"fromBlock":"latest","toBlock":"latest"}"#, r#"{"fromBlock":"earliest"}"#,
-            r#"{"blockHash":null}"#]
-        {
+        for same in [
+            "null",
+            r#"{"address":[]}"#,
+            r#"{"address":null,"topics":null}"#,
+            r#"{"topics":[]}"#,
+            r#"{"fromBlock":"0x0"}"#,
+            r#"{"fromBlock":"latest","toBlock":"latest"}"#,
+            r#"{"fromBlock":"earliest"}"#,
+            r#"{"blockHash":null}"#,
+        ] {
             assert_eq!(parse(same, &BOUNDS).unwrap(), all, "{same}");
         }
         let one = parse(&format!(r#"{{"address":{A},"topics":[{T}]}}"#), &BOUNDS).unwrap();
-        for same in [format!(r#"{{"address":[{A},{A}],"topics":[[{T}]]}}"#), format!(r#"{{"topics":[[{T},{T}]],"address":[{A}]}}"#)] {
+        for same in [
+            format!(r#"{{"address":[{A},{A}],"topics":[[{T}]]}}"#),
+            format!(r#"{{"topics":[[{T},{T}]],"address":[{A}]}}"#),
+        ] {
             assert_eq!(parse(&same, &BOUNDS).unwrap(), one, "{same}");
         }
         assert_ne!(all, parse(r#"{"topics":[null]}"#, &BOUNDS).unwrap(), "one topic is needed");
@@ -253,9 +268,15 @@ mod tests {
         let many = |n: usize| vec![A; n].join(",");
         for (text, want) in [
             ("[]".to_owned(), "invalid argument 1: json: cannot unmarshal array into Go value of type filters.input"),
-            (r#"{"address":"0x11"}"#.into(), "invalid argument 1: invalid address: hex has invalid length 1 after decoding; expected 20 for address"),
+            (
+                r#"{"address":"0x11"}"#.into(),
+                "invalid argument 1: invalid address: hex has invalid length 1 after decoding; expected 20 for address",
+            ),
             (r#"{"address":"0x111"}"#.into(), "invalid argument 1: invalid address: hex string of odd length"),
-            (format!(r#"{{"address":[{A},"0x12"]}}"#), "invalid argument 1: invalid address at index 1: hex has invalid length 1 after decoding; expected 20 for address"),
+            (
+                format!(r#"{{"address":[{A},"0x12"]}}"#),
+                "invalid argument 1: invalid address at index 1: hex has invalid length 1 after decoding; expected 20 for address",
+            ),
             (r#"{"address":7}"#.into(), "invalid argument 1: invalid addresses in query"),
             (r#"{"topics":[null,null,null,null,null]}"#.into(), "invalid argument 1: exceed max topics"),
             (r#"{"topics":[7]}"#.into(), "invalid argument 1: invalid topic(s)"),

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use alloy_primitives::B256;
 use bytes::Bytes;
 use serde_json::value::RawValue;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -44,8 +44,6 @@ pub struct Ingest {
     pub tracker: Tracker,
     /// Where updates go.
     pub publish: Publish,
-    /// The tip, for those who answer calls. Set after the update is published.
-    pub tip: watch::Sender<Option<Arc<Header>>>,
     /// Metrics.
     pub metrics: Metrics,
 }
@@ -89,12 +87,6 @@ impl Ingest {
     fn put_out(&mut self, update: ChainUpdate, seen: Instant) {
         self.count(&update);
         (self.publish)(update, seen);
-        let tip = self.tracker.tip().cloned();
-        self.tip.send_if_modified(|known| {
-            let changed = known.as_ref().map(|h| h.hash) != tip.as_ref().map(|h| h.hash);
-            *known = tip;
-            changed
-        });
     }
 
     fn count(&self, update: &ChainUpdate) {
@@ -104,8 +96,12 @@ impl Ingest {
             ChainUpdate::Head(header) => {
                 metrics.heads.with_label_values(&[chain]).inc();
                 metrics.head_block.with_label_values(&[chain]).set(i64::try_from(header.number).unwrap_or(i64::MAX));
-                let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-                metrics.head_seen.with_label_values(&[chain]).set(i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX));
+                let since_epoch =
+                    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+                metrics
+                    .head_seen
+                    .with_label_values(&[chain])
+                    .set(i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX));
             }
             ChainUpdate::Logs(logs) => metrics.logs.with_label_values(&[chain]).inc_by(logs.logs.len() as u64),
             ChainUpdate::Undo(undone) => {

@@ -28,8 +28,14 @@ fn block(name: &str, number: u64, parent: B256) -> (Arc<Header>, Vec<Log>) {
     };
     let mut bloom = Bloom::ZERO;
     accrue(&mut bloom, &log);
-    let header =
-        Header { number, hash, parent, timestamp: number, bloom: Some(Box::new(bloom)), json: Bytes::from(format!("{name}{number}")) };
+    let header = Header {
+        number,
+        hash,
+        parent,
+        timestamp: number,
+        bloom: Some(Box::new(bloom)),
+        json: Bytes::from(format!("{name}{number}")),
+    };
     (Arc::new(header), vec![log])
 }
 
@@ -114,7 +120,8 @@ impl Bench {
                         (node, Saying::Block(hash, block))
                     }
                     Action::FetchLogs(node, hash) => {
-                        let logs = if self.deaf { Some(vec![]) } else { self.world.get(&hash).map(|(_, logs)| logs.clone()) };
+                        let logs =
+                            if self.deaf { Some(vec![]) } else { self.world.get(&hash).map(|(_, logs)| logs.clone()) };
                         (node, Saying::Logs(hash, logs))
                     }
                 };
@@ -205,7 +212,10 @@ fn a_reorg_below_the_first_block_after_the_start_is_followed() {
     let c = b.branch("c", 4, 4, a[2]);
     b.connect(0, a[5]);
     b.head(0, c[3]);
-    assert_eq!((b.gaps, b.told.as_slice()), (0, &["a6", "-6", "-5", "-4", "c4", "c5", "c6", "c7"].map(String::from)[..]));
+    assert_eq!(
+        (b.gaps, b.told.as_slice()),
+        (0, &["a6", "-6", "-5", "-4", "c4", "c5", "c6", "c7"].map(String::from)[..])
+    );
 }
 
 #[test]

@@ -168,10 +168,11 @@ impl Tracker {
     #[must_use]
     pub fn next_due(&self) -> Option<Instant> {
         let walks = self.walks.values().filter_map(|(_, ask)| ask.due);
-        let logs = self.chain.iter().skip(self.published).take(self.bounds.logs_in_flight).filter_map(|e| match &e.logs {
-            Logs::Wanted(ask) => ask.due,
-            _ => None,
-        });
+        let logs =
+            self.chain.iter().skip(self.published).take(self.bounds.logs_in_flight).filter_map(|e| match &e.logs {
+                Logs::Wanted(ask) => ask.due,
+                _ => None,
+            });
         walks.chain(logs).chain(self.late_at()).min()
     }
 
@@ -266,7 +267,8 @@ impl Tracker {
     /// The tips that a node may move us to, highest first.
     fn claims(&self) -> Vec<(NodeId, Arc<Header>)> {
         let tips = self.nodes.iter().filter_map(|(node, view)| Some((*node, view.tip.as_ref()?)));
-        let mut claims: Vec<_> = tips.filter(|(node, tip)| self.may_move(*node, tip)).map(|(n, t)| (n, t.clone())).collect();
+        let mut claims: Vec<_> =
+            tips.filter(|(node, tip)| self.may_move(*node, tip)).map(|(n, t)| (n, t.clone())).collect();
         claims.sort_by_key(|(node, tip)| (std::cmp::Reverse(tip.number), *node));
         claims
     }

@@ -3,8 +3,9 @@
 //! Owns no truth: a feed (pending transactions, syncing) is passed through as the node tells it. A feed that nobody
 //! listens to is not subscribed upstream.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::{broadcast, watch};
@@ -50,6 +51,64 @@ impl DemandHandle {
     }
 }
 
+/// Events remembered to tell repetitions from other nodes.
+const SEEN: usize = 32_768;
+
+/// Where node tasks put the events of feeds. Several nodes tell the same pending transaction: it goes on once.
+#[derive(Debug, Clone)]
+pub struct FeedSink {
+    events: broadcast::Sender<FeedEvent>,
+    seen: Arc<Mutex<Seen>>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    hasher: RandomState,
+    known: HashSet<u64>,
+    order: VecDeque<u64>,
+}
+
+impl Seen {
+    /// Whether this event is told for the first time within the bound.
+    fn is_new(&mut self, event: &FeedEvent) -> bool {
+        let digest = self.hasher.hash_one((&event.feed, &event.json));
+        if !self.known.insert(digest) {
+            return false;
+        }
+        self.order.push_back(digest);
+        if self.order.len() > SEEN
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+        true
+    }
+}
+
+impl FeedSink {
+    /// Passes on to `events`; a receiver that lags loses the oldest.
+    #[must_use]
+    pub fn new(events: broadcast::Sender<FeedEvent>) -> Self {
+        Self { events, seen: Arc::default() }
+    }
+
+    /// Where receivers subscribe.
+    #[must_use]
+    pub fn sender(&self) -> &broadcast::Sender<FeedEvent> {
+        &self.events
+    }
+
+    /// Passes an event on unless it is a repetition. Returns the value of the `outcome` label.
+    fn put(&self, event: FeedEvent) -> &'static str {
+        // A state may well be told again; a pending transaction may not.
+        let once = event.feed.0.contains("newPendingTransactions");
+        if once && !self.seen.lock().unwrap_or_else(PoisonError::into_inner).is_new(&event) {
+            return "repeated";
+        }
+        if self.events.send(event).is_ok() { "passed" } else { "no_listener" }
+    }
+}
+
 /// The feeds open on one connection. Dropping it closes them.
 #[derive(Default)]
 pub(crate) struct Open {
@@ -59,13 +118,7 @@ pub(crate) struct Open {
 
 impl Open {
     /// Opens what is wanted and closes what is not wanted any more.
-    pub(crate) fn follow(
-        &mut self,
-        demand: &Demand,
-        node: &Arc<Node>,
-        client: &Client,
-        events: &broadcast::Sender<FeedEvent>,
-    ) {
+    pub(crate) fn follow(&mut self, demand: &Demand, node: &Arc<Node>, client: &Client, events: &FeedSink) {
         self.feeds.retain(|feed, task| {
             let wanted = demand.contains_key(feed) && !task.is_finished();
             if !wanted {
@@ -82,7 +135,7 @@ impl Open {
 }
 
 /// Passes one feed of one node on until the connection ends.
-async fn pass_on(feed: Feed, node: Arc<Node>, client: Client, events: broadcast::Sender<FeedEvent>) {
+async fn pass_on(feed: Feed, node: Arc<Node>, client: Client, events: FeedSink) {
     let mut subscription = match client.subscribe(&node.url, &feed.0).await {
         Ok(subscription) => subscription,
         Err(error) => {
@@ -92,7 +145,40 @@ async fn pass_on(feed: Feed, node: Arc<Node>, client: Client, events: broadcast:
     };
     while let Some(Ok(raw)) = subscription.next().await {
         let event = FeedEvent { feed: feed.clone(), json: Bytes::from(Box::<str>::from(raw).into_string()) };
-        let outcome = if events.send(event).is_ok() { "passed" } else { "no_listener" };
+        let outcome = events.put(event);
         node.metrics.feed_events.with_label_values(&[&*node.chain, outcome]).inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pending_transaction_goes_on_once_and_a_state_each_time() {
+        let sink = FeedSink::new(broadcast::Sender::new(8));
+        let _listener = sink.sender().subscribe();
+        let event = |feed: &str, json: &'static str| FeedEvent {
+            feed: Feed(feed.into()),
+            json: Bytes::from_static(json.as_bytes()),
+        };
+        let pending = r#"["newPendingTransactions"]"#;
+        assert_eq!(sink.put(event(pending, "\"0x1\"")), "passed");
+        assert_eq!(sink.put(event(pending, "\"0x1\"")), "repeated");
+        assert_eq!(sink.put(event(pending, "\"0x2\"")), "passed");
+        assert_eq!(sink.put(event(r#"["syncing"]"#, "false")), "passed");
+        assert_eq!(sink.put(event(r#"["syncing"]"#, "false")), "passed");
+    }
+
+    #[test]
+    fn demand_counts_listeners() {
+        let demand = DemandHandle::default();
+        let feed = Feed("x".into());
+        demand.add(&feed);
+        demand.add(&feed);
+        demand.remove(&feed);
+        assert_eq!(demand.subscribe().borrow().get(&feed), Some(&1));
+        demand.remove(&feed);
+        assert!(demand.subscribe().borrow().is_empty());
     }
 }

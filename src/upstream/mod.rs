@@ -15,14 +15,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alloy_primitives::B256;
-use tokio::sync::{Notify, broadcast, mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::chain::{BlockRef, FeedEvent, NodeId, Observation};
+use crate::chain::{BlockRef, NodeId, Observation};
 use crate::metrics::Metrics;
 
 pub use client::CallError;
-pub use feeds::{Demand, DemandHandle};
+pub use feeds::{Demand, DemandHandle, FeedSink};
 pub use pool::Pool;
 pub use url::NodeUrl;
 
@@ -115,8 +115,8 @@ pub struct Node {
 pub struct Ears {
     /// Observations for the ingest. Bounded: a node task waits while it is full.
     pub observations: mpsc::Sender<Observation>,
-    /// Events of best-effort feeds. A receiver that lags loses the oldest.
-    pub feeds: broadcast::Sender<FeedEvent>,
+    /// Events of best-effort feeds.
+    pub feeds: FeedSink,
 }
 
 /// Starts a task a node on `tasks` and returns the pool for calls. The tasks end when `stop` is cancelled.

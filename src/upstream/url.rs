@@ -99,7 +99,10 @@ mod tests {
     #[test]
     fn only_the_host_is_shown() {
         let url: NodeUrl = "wss://user:hunter2@node.example:8546/v3/0123456789abcdef?key=topsecret".parse().unwrap();
-        let shown = format!("{url} {url:?} {}", url.redact(&format!("failed at {} (0123456789abcdef, hunter2 topsecret)", url.secret())));
+        let shown = format!(
+            "{url} {url:?} {}",
+            url.redact(&format!("failed at {} (0123456789abcdef, hunter2 topsecret)", url.secret()))
+        );
         for secret in ["hunter2", "0123456789abcdef", "topsecret"] {
             assert!(!shown.contains(secret), "{shown}");
         }
@@ -108,7 +111,14 @@ mod tests {
 
     #[test]
     fn bad_urls_say_why() {
-        for (text, why) in [("localhost:8546", "scheme"), ("ftp://x", "ftp"), ("ws://", "not a URL"), ("", "not a URL"), ("/x", "no scheme"), ("ws://h:99999", "not a URL")] {
+        for (text, why) in [
+            ("localhost:8546", "scheme"),
+            ("ftp://x", "ftp"),
+            ("ws://", "not a URL"),
+            ("", "not a URL"),
+            ("/x", "no scheme"),
+            ("ws://h:99999", "not a URL"),
+        ] {
             let error = text.parse::<NodeUrl>().unwrap_err();
             assert!(error.contains(why), "{text}: {error}");
         }

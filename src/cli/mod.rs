@@ -1,0 +1,146 @@
+//! The commands. Each turns its flags into options, sets up logging and signals, and runs the app.
+//!
+//! Exit codes: 0 done, 2 the command line or the configuration is wrong, 1 anything that goes wrong later.
+
+mod demo;
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::app::{self, Listeners};
+use crate::config::{self, Config, Flags, LogFormat};
+use crate::metrics::Metrics;
+
+const FAILED: u8 = 1;
+const WRONG: u8 = 2;
+
+/// Fans the events of Ethereum-style nodes out to very many WebSocket clients.
+#[derive(Debug, Parser)]
+#[command(name = "chaincast", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway beside your nodes.
+    Run(Run),
+    /// Run the gateway on an embedded development chain; nothing else is needed.
+    Demo(demo::Demo),
+    /// Check a configuration file: exit 0, or 2 with every mistake named by its key.
+    Check {
+        /// The file.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    /// A node: ws:// or wss:// for heads and calls, http:// or https:// for calls only. May be given several times.
+    #[arg(long, value_name = "URL")]
+    upstream: Vec<String>,
+    /// Where clients connect [default: 127.0.0.1:8080].
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<String>,
+    /// Where /metrics, /livez and /readyz are [default: 127.0.0.1:9464].
+    #[arg(long, value_name = "ADDR")]
+    admin: Option<String>,
+    /// A TOML file; `config/chaincast.toml` explains every key.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where state is kept; without it all is in memory.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+/// Runs the command of this process's command line.
+#[must_use]
+pub fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Run(run) => {
+            let flags = Flags {
+                config: run.config,
+                upstreams: run.upstream,
+                listen: run.listen,
+                admin: run.admin,
+                data_dir: run.data_dir,
+            };
+            match config::load(&flags, std::env::vars()) {
+                Ok(config) => serve(config),
+                Err(mistakes) => wrong(&mistakes),
+            }
+        }
+        Command::Demo(demo) => demo::run(&demo),
+        Command::Check { config } => {
+            let flags = Flags { config: Some(config), ..Flags::default() };
+            match config::load(&flags, std::env::vars()) {
+                Ok(_) => ExitCode::SUCCESS,
+                Err(mistakes) => wrong(&mistakes),
+            }
+        }
+    }
+}
+
+fn wrong(why: &impl std::fmt::Display) -> ExitCode {
+    eprintln!("{why}");
+    ExitCode::from(WRONG)
+}
+
+/// Runs the gateway until a signal.
+fn serve(config: Config) -> ExitCode {
+    if let Err(why) = init_logs(&config) {
+        return wrong(&why);
+    }
+    // The soft limit is often 1,024; every client is a descriptor.
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        tracing::warn!(%error, "cannot raise the descriptor limit");
+    }
+    let listeners = match Listeners::bind(&config.app) {
+        Ok(listeners) => listeners,
+        Err(why) => return wrong(&why),
+    };
+    finish(runtime().and_then(|runtime| {
+        runtime.block_on(async { app::run(config.app, listeners, Metrics::new(), stop_signal()?).await })
+    }))
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
+}
+
+fn finish(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn init_logs(config: &Config) -> Result<(), String> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&config.log.level).map_err(|e| format!("log.level: {e}"))?;
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match config.log.format {
+        LogFormat::Text => logs.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => logs.json().init(),
+    }
+    Ok(())
+}
+
+/// Ends when the process is told to stop. The handlers stand from the call on.
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}

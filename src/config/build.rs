@@ -1,0 +1,222 @@
+//! From keys to the components' `Options`, with the checks that concern more than one key.
+//!
+//! Reads no file and no environment.
+
+use std::collections::HashMap;
+
+use super::keys::{Keys, Limits};
+use crate::upstream::NodeUrl;
+use crate::{app, calls, filter, hub, ingest, journal, rpc, server, session, upstream};
+
+/// A share of the descriptors is left for nodes, files and the admin listener.
+const DESCRIPTOR_SHARE: (u64, u64) = (4, 5);
+
+/// All options. What is wrong is added to `mistakes`; the options are then not to be used.
+pub(super) fn options(keys: &Keys, mistakes: &mut Vec<String>) -> app::Options {
+    check(keys, mistakes);
+    let default = default_chain(keys, mistakes);
+    let mut chains: Vec<app::Chain> = keys.chain.keys().map(|name| chain(keys, name)).collect();
+    chains.sort_by_key(|chain| chain.name != default);
+    let limits = &keys.limits;
+    app::Options {
+        chains,
+        listen: keys.server.listen,
+        admin: keys.server.admin,
+        data_dir: keys.data_dir.clone(),
+        shards: match keys.server.shards {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            n => n,
+        },
+        ready_head_age_max: keys.server.ready_head_age_max.0,
+        server: server_options(keys),
+        session: session_options(limits),
+        limits: connection_limits(limits),
+        hub: hub_options(keys),
+    }
+}
+
+fn chain(keys: &Keys, name: &str) -> app::Chain {
+    let (up, chain) = (&keys.upstream, &keys.chain[name]);
+    app::Chain {
+        name: name.to_owned(),
+        upstream: upstream::Options {
+            chain: name.into(),
+            urls: chain.upstreams.0.clone(),
+            chain_id: chain.chain_id,
+            connect_timeout: up.connect_timeout.0,
+            call_timeout: up.call_timeout.0,
+            calls_in_flight: up.calls_in_flight,
+            message_max_bytes: up.message_max_bytes,
+            backoff_min: up.backoff_min.0,
+            backoff_max: up.backoff_max.0,
+            silence_max: up.silence_max.0,
+        },
+        ingest: ingest::Bounds {
+            window: up.reorg_max_blocks,
+            window_bytes: up.reorg_max_bytes,
+            logs_in_flight: up.logs_in_flight,
+            logs_wait: up.logs_wait_max.0,
+        },
+        journal: journal::Options { entries: keys.history.entries, bytes: keys.history.bytes },
+        calls: calls::Options {
+            announced_wait: keys.calls.announced_wait.0,
+            deadline: keys.calls.deadline.0,
+            logs_deadline: keys.calls.logs_deadline.0,
+            logs_max_blocks: keys.limits.logs_max_blocks,
+            logs_max_rows: keys.limits.logs_max_rows,
+            cache_max_bytes: keys.calls.cache_max_bytes,
+            status: keys.server.page,
+        },
+    }
+}
+
+fn server_options(keys: &Keys) -> server::Options {
+    let limits = &keys.limits;
+    server::Options {
+        connections_max: match limits.connections_max {
+            0 => descriptors(),
+            n => n,
+        },
+        handshakes_max: limits.handshakes_max,
+        header_timeout: limits.header_timeout.0,
+        header_max_bytes: limits.header_max_bytes,
+        headers_max: limits.headers_max,
+        body_max_bytes: limits.message_max_bytes,
+        body_timeout: limits.message_timeout.0,
+        send_buffer_bytes: limits.send_buffer_bytes,
+        tcp_user_timeout: limits.tcp_user_timeout.0,
+        page: keys.server.page,
+        drain_calls_max: keys.server.drain_calls_max.0,
+        drain_clients_max: keys.server.drain_clients_max.0,
+    }
+}
+
+/// The share of the process's descriptors that connections may have.
+fn descriptors() -> usize {
+    let soft = rlimit::getrlimit(rlimit::Resource::NOFILE).map_or(1024, |(soft, _)| soft);
+    usize::try_from(soft.min(u64::from(u32::MAX)) * DESCRIPTOR_SHARE.0 / DESCRIPTOR_SHARE.1).unwrap_or(usize::MAX)
+}
+
+fn session_options(limits: &Limits) -> session::Options {
+    session::Options {
+        bounds: session::Bounds {
+            text: rpc::Bounds {
+                depth: limits.json_depth,
+                batch: limits.batch_max,
+                method: limits.method_max_bytes,
+                id: limits.id_max_bytes,
+            },
+            filter: filter::Bounds { addresses: limits.filter_addresses, topics: limits.filter_topics },
+            batch_answer: limits.batch_answer_max_bytes,
+        },
+        message_max_bytes: limits.message_max_bytes,
+        message_max_fragments: limits.message_max_fragments,
+        message_timeout: limits.message_timeout.0,
+        calls_in_flight: limits.calls_in_flight,
+        held_max_bytes: limits.outbox_max_bytes / 2,
+    }
+}
+
+fn connection_limits(limits: &Limits) -> session::Limits {
+    let rate = |per_second, burst| session::Rate { per_second, burst };
+    let subscriptions = u32::try_from(limits.subscriptions_per_connection).unwrap_or(u32::MAX).max(1);
+    session::Limits {
+        connections_per_address: limits.connections_per_address,
+        connections_per_site: limits.connections_per_ipv6_48,
+        connect: rate(limits.connects_per_second, limits.connects_burst),
+        messages: rate(limits.messages_per_second, limits.messages_burst),
+        calls: rate(limits.calls_per_second, limits.calls_burst),
+        calls_in_flight: limits.calls_in_flight,
+        calls_waiting: limits.calls_waiting,
+        // As many at once as a connection may have: viem subscribes anew all at once, and never tries again.
+        subscribe: rate(limits.subscribes_per_second, subscriptions.try_into().expect("it is at least 1")),
+        subscriptions_per_connection: limits.subscriptions_per_connection,
+        subscriptions_per_address: limits.subscriptions_per_address,
+    }
+}
+
+fn hub_options(keys: &Keys) -> hub::Options {
+    let limits = &keys.limits;
+    hub::Options {
+        outbox_max_bytes: limits.outbox_max_bytes,
+        lag_max_blocks: limits.lag_max_blocks,
+        lag_max: limits.lag_max.0,
+        write_stall_max: limits.write_stall_max.0,
+        ping_interval: keys.server.ping_interval.0,
+        pong_timeout: keys.server.pong_timeout.0,
+        close_timeout: keys.server.close_timeout.0,
+        id_secret: [0; 32],
+    }
+}
+
+/// The chain on `/`.
+fn default_chain(keys: &Keys, mistakes: &mut Vec<String>) -> String {
+    let names = || keys.chain.keys().cloned().collect::<Vec<_>>().join(", ");
+    match &keys.default_chain {
+        Some(name) if keys.chain.contains_key(name) => name.clone(),
+        Some(name) => {
+            mistakes.push(format!("default_chain: {name:?} is none of the chains ({})", names()));
+            name.clone()
+        }
+        None if keys.chain.len() > 1 => {
+            mistakes.push(format!("default_chain: must be set, there are several chains ({})", names()));
+            String::new()
+        }
+        None => names(),
+    }
+}
+
+fn check(keys: &Keys, mistakes: &mut Vec<String>) {
+    let mut wrong = |key: &str, why: String| mistakes.push(format!("{key}: {why}"));
+    if keys.chain.is_empty() {
+        wrong("chain", "no chain is configured; add [chain.<name>] with upstreams, or give --upstream".into());
+    }
+    if keys.server.listen == keys.server.admin && keys.server.listen.port() != 0 {
+        wrong("server.admin", "is the same address as server.listen".into());
+    }
+    let heaviest = 20;
+    if keys.limits.calls_burst.get() < heaviest {
+        wrong("limits.calls_burst", format!("must be at least {heaviest}, the weight of one eth_getLogs"));
+    }
+    for (key, zero) in [
+        ("limits.message_max_bytes", keys.limits.message_max_bytes == 0),
+        ("limits.calls_in_flight", keys.limits.calls_in_flight == 0),
+        ("limits.batch_max", keys.limits.batch_max == 0),
+        ("limits.json_depth", keys.limits.json_depth == 0),
+        ("limits.send_buffer_bytes", keys.limits.send_buffer_bytes == 0),
+        ("history.entries", keys.history.entries == 0),
+        ("upstream.reorg_max_blocks", keys.upstream.reorg_max_blocks == 0),
+        ("upstream.logs_in_flight", keys.upstream.logs_in_flight == 0),
+        ("upstream.calls_in_flight", keys.upstream.calls_in_flight == 0),
+        ("upstream.backoff_min", keys.upstream.backoff_min.0.is_zero()),
+        ("upstream.silence_max", keys.upstream.silence_max.0.is_zero()),
+        ("server.ping_interval", keys.server.ping_interval.0.as_secs() == 0),
+    ] {
+        if zero {
+            wrong(key, "must not be zero".into());
+        }
+    }
+    if keys.upstream.reorg_max_blocks * 2 > keys.history.entries {
+        wrong("history.entries", "must be at least twice upstream.reorg_max_blocks".into());
+    }
+    let mut seen: HashMap<&str, &String> = HashMap::new();
+    for (name, chain) in &keys.chain {
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
+        if name.is_empty() || name.len() > 32 || !name.chars().all(plain) {
+            wrong(&format!("chain.{name}"), "a chain's name is its path: a-z, 0-9, - and _, at most 32".into());
+        }
+        let key = format!("chain.{name}.upstreams");
+        if !chain.upstreams.0.iter().any(NodeUrl::is_websocket) {
+            wrong(&key, "at least one ws:// or wss:// node is needed".into());
+        }
+        if chain.upstreams.0.len() > 64 {
+            wrong(&key, "at most 64 nodes".into());
+        }
+        for url in &chain.upstreams.0 {
+            if let Some(other) = seen.insert(url.secret(), name) {
+                let host = url.host();
+                wrong(&key, format!("duplicate chain: the node at {host} is already one of chain.{other}"));
+            }
+        }
+    }
+}

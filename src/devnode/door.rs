@@ -1,0 +1,113 @@
+//! The listening port of a node: open, or closed so that a connect is refused, while the port stays the node's own.
+//!
+//! Owns the listening socket's life. Does not accept connections itself; it hands listeners to the one who does.
+
+use std::io;
+use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use socket2::{Domain, SockRef, Socket, Type};
+use tokio::sync::Notify;
+
+/// How many connections the kernel keeps for a node that is slow to accept.
+const BACKLOG: i32 = 1_024;
+
+#[derive(Debug)]
+enum State {
+    /// A second handle to the listener in use.
+    Open(TcpListener),
+    /// Bound, but not listening: connects are refused and nobody else gets the port.
+    Closed(Socket),
+}
+
+/// The port.
+#[derive(Debug)]
+pub(super) struct Door {
+    address: SocketAddr,
+    state: Mutex<State>,
+    /// A listener that waits for the accepting task.
+    fresh: Mutex<Option<TcpListener>>,
+    opened: Notify,
+}
+
+impl Door {
+    /// An open door.
+    pub(super) fn new(listener: TcpListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        Ok(Self {
+            address: listener.local_addr()?,
+            state: Mutex::new(State::Open(listener.try_clone()?)),
+            fresh: Mutex::new(Some(listener)),
+            opened: Notify::new(),
+        })
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Refuses connects from now on. Those in the kernel's queue are reset.
+    pub(super) fn close(&self) -> io::Result<()> {
+        let mut state = self.lock();
+        if let State::Open(listener) = &*state {
+            // Ends listening for every handle to the socket, at once.
+            SockRef::from(listener).shutdown(Shutdown::Both)?;
+            *state = State::Closed(bound(self.address)?);
+            self.fresh.lock().unwrap_or_else(PoisonError::into_inner).take();
+        }
+        Ok(())
+    }
+
+    /// Listens again on the same port.
+    pub(super) fn open(&self) -> io::Result<()> {
+        let mut state = self.lock();
+        if let State::Closed(socket) = &*state {
+            socket.listen(BACKLOG)?;
+            let listener: TcpListener = socket.try_clone()?.into();
+            *self.fresh.lock().unwrap_or_else(PoisonError::into_inner) = Some(listener.try_clone()?);
+            *state = State::Open(listener);
+            self.opened.notify_one();
+        }
+        Ok(())
+    }
+
+    /// The next listener to accept from, when the one before has ended.
+    pub(super) async fn listener(&self) -> io::Result<tokio::net::TcpListener> {
+        loop {
+            let fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner).take();
+            match fresh {
+                Some(listener) => return tokio::net::TcpListener::from_std(listener),
+                None => self.opened.notified().await,
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn bound(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpStream;
+
+    #[test]
+    fn a_closed_door_refuses_and_opens_again_on_the_same_port() {
+        let door = Door::new(TcpListener::bind("127.0.0.1:0").expect("a free port")).expect("a door");
+        assert!(TcpStream::connect(door.address()).is_ok());
+        door.close().expect("closed");
+        let refused = TcpStream::connect(door.address()).expect_err("nobody listens");
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        door.open().expect("open");
+        assert!(TcpStream::connect(door.address()).is_ok());
+    }
+}

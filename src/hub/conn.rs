@@ -1,0 +1,191 @@
+//! One connection as its shard keeps it: its socket, its subscriptions, and what could not be written yet.
+//!
+//! An idle connection holds no buffer. Does not know what the bytes mean.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use bytes::{Buf, BytesMut};
+
+use super::socket::Socket;
+use super::streams::{Seat, SubId};
+use crate::close::Reason;
+
+/// A connection on its shard; a key of a closed connection never fits a later one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnKey {
+    pub(super) slot: u32,
+    pub(super) generation: u32,
+}
+
+/// A place in the stream of a connection: the next frame is the first at or after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    pub(super) seq: u64,
+    pub(super) item: u32,
+    pub(super) n: u32,
+}
+
+impl Place {
+    pub(super) fn start_of(seq: u64) -> Self {
+        Self { seq, item: 0, n: 0 }
+    }
+}
+
+/// What waits for a socket to take bytes.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    /// Whole frames, the first perhaps without its beginning.
+    pub(super) bytes: BytesMut,
+    /// What follows in the journal; `None` if nothing was missed.
+    pub(super) place: Option<Place>,
+    /// When the socket last took a byte.
+    pub(super) progress: Instant,
+    /// When it was made.
+    pub(super) since: Instant,
+}
+
+/// A subscription of a connection. Kept in the order of `n`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sub {
+    /// Number on this connection, in the order of subscribing.
+    pub(super) n: u32,
+    /// First entry that it is owed.
+    pub(super) since: u64,
+    pub(super) seat: Seat,
+    pub(super) id: SubId,
+}
+
+/// Ordinals given out on a connection. They grow and are never given twice; what is remembered is bounded.
+#[derive(Debug, Default)]
+pub(super) struct Ordinals {
+    /// Ordinals below were given to some stream.
+    floor: u32,
+    next: Vec<(u64, u32)>,
+}
+
+/// Streams whose ordinals are remembered one by one.
+const ORDINALS_KEPT: usize = 64;
+
+impl Ordinals {
+    /// The next ordinal for the stream with this digest.
+    pub(super) fn take(&mut self, stream: u64) -> u32 {
+        if let Some((_, next)) = self.next.iter_mut().find(|(s, _)| *s == stream) {
+            *next += 1;
+            return *next - 1;
+        }
+        if self.next.len() == ORDINALS_KEPT {
+            self.floor = self.next.iter().map(|(_, next)| *next).max().expect("it is full");
+            self.next.clear();
+        }
+        self.next.push((stream, self.floor + 1));
+        self.floor
+    }
+}
+
+/// Why a connection ends, and since when.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Closing {
+    pub(super) reason: Reason,
+    pub(super) since: Instant,
+}
+
+#[derive(Debug)]
+pub(super) struct Conn {
+    pub(super) socket: Rc<Socket>,
+    pub(super) generation: u32,
+    pub(super) subs: Vec<Sub>,
+    pub(super) next_n: u32,
+    pub(super) ordinals: Ordinals,
+    /// Entries below were handed over, or are before its first subscription.
+    pub(super) next_seq: u64,
+    pub(super) outbox: Option<Box<Outbox>>,
+    pub(super) closing: Option<Closing>,
+    /// A ping was sent and nothing came since.
+    pub(super) pinged: bool,
+    pub(super) ping_slot: u16,
+}
+
+/// How much of some bytes a socket took.
+pub(super) enum Written {
+    All,
+    Some(usize),
+    Gone,
+}
+
+impl Conn {
+    /// Writes to the socket at once, past any outbox: only where there is none.
+    pub(super) fn write(&self, bytes: &[u8]) -> Written {
+        debug_assert!(self.outbox.is_none(), "bytes would overtake the outbox");
+        write(&self.socket, bytes)
+    }
+
+    /// The outbox, made if there is none.
+    pub(super) fn outbox(&mut self, now: Instant) -> &mut Outbox {
+        self.outbox
+            .get_or_insert_with(|| Box::new(Outbox { bytes: BytesMut::new(), place: None, progress: now, since: now }))
+    }
+
+    /// The socket is gone: nothing more is written, and the reader sees the end.
+    pub(super) fn lost(&mut self, now: Instant) {
+        self.outbox = None;
+        self.closing.get_or_insert(Closing { reason: Reason::PeerGone, since: now });
+        self.socket.abort();
+    }
+
+    pub(super) fn sub(&self, n: u32) -> Option<&Sub> {
+        self.subs.iter().find(|sub| sub.n == n)
+    }
+}
+
+fn write(socket: &Socket, bytes: &[u8]) -> Written {
+    match socket.try_write(bytes) {
+        Ok(n) if n == bytes.len() => Written::All,
+        Ok(n) => Written::Some(n),
+        Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => Written::Some(0),
+        Err(_) => Written::Gone,
+    }
+}
+
+impl Outbox {
+    /// Writes what is held. Returns whether the socket is still there, and how many bytes it took.
+    pub(super) fn flush(&mut self, socket: &Socket, now: Instant) -> (bool, usize) {
+        let mut taken = 0;
+        while !self.bytes.is_empty() {
+            match write(socket, &self.bytes) {
+                Written::All => {
+                    taken += self.bytes.len();
+                    self.bytes.clear();
+                    self.progress = now;
+                }
+                Written::Some(0) => return (true, taken),
+                Written::Some(n) => {
+                    taken += n;
+                    self.bytes.advance(n);
+                    self.progress = now;
+                }
+                Written::Gone => return (false, taken),
+            }
+        }
+        (true, taken)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ordinals_grow_and_are_never_given_twice() {
+        let mut ordinals = Ordinals::default();
+        let mut given = std::collections::HashSet::new();
+        for round in 0..5 {
+            for stream in 0..100u64 {
+                let ordinal = ordinals.take(stream);
+                assert!(given.insert((stream, ordinal)), "round {round}: {stream} got {ordinal} twice");
+            }
+        }
+        assert_eq!((ordinals.take(1000), ordinals.take(1000) - ordinals.take(2000)), (ordinals.floor, 1));
+        assert!(ordinals.next.len() <= ORDINALS_KEPT);
+    }
+}

@@ -1,0 +1,411 @@
+//! A shard: the connections of one thread on one chain, and all that is done to them.
+//!
+//! Every method here is one synchronous step on the shard's own thread; none waits. The tasks that wait for sockets and
+//! for the journal call them. Owns the connections' outgoing bytes.
+
+use std::cell::RefCell;
+use std::collections::{HashSet, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::BytesMut;
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+
+use super::conn::{Closing, Conn, ConnKey, Ordinals, Place, Sub, Written};
+use super::streams::{Member, Streams, SubId};
+use super::{Options, Socket, StreamKey, broadcast as walk, frame, timers};
+use crate::chain::FeedEvent;
+use crate::close::Reason;
+use crate::journal::{Journal, Tail, Trimmed};
+use crate::metrics::Metrics;
+
+/// Called with a feed's key when its first or last listener on the shard comes or goes.
+pub type FeedListeners = Box<dyn Fn(&crate::chain::Feed, bool)>;
+
+/// What a shard is connected to.
+pub struct Links {
+    /// Name of the chain, for labels and subscription ids.
+    pub chain: Arc<str>,
+    /// The chain's updates.
+    pub journal: Journal,
+    /// Best-effort events.
+    pub feeds: broadcast::Receiver<FeedEvent>,
+    /// Told when a feed gets its first listener here (true) and when it loses its last (false).
+    pub feed_listeners: FeedListeners,
+    /// Metrics.
+    pub metrics: Metrics,
+}
+
+/// A shard. Lives on one thread; the clones of the `Rc` are its handles.
+pub struct Shard {
+    pub(super) chain: Arc<str>,
+    pub(super) journal: Journal,
+    pub(super) options: Options,
+    pub(super) metrics: Metrics,
+    pub(super) state: RefCell<State>,
+    feed_listeners: FeedListeners,
+    hasher: RandomState,
+}
+
+pub(super) struct State {
+    pub(super) conns: slab::Slab<Conn>,
+    generation: u32,
+    pub(super) streams: Streams,
+    /// Number of the last entry that was taken up.
+    pub(super) seq: u64,
+    /// Numbers of the last entries with heads, oldest first: as many as a client may be behind.
+    pub(super) recent_heads: VecDeque<u64>,
+    /// Connections with an outbox or a close under way.
+    pub(super) attention: HashSet<ConnKey>,
+    pub(super) wheel: timers::Wheel,
+}
+
+impl State {
+    pub(super) fn conn(&mut self, key: ConnKey) -> Option<&mut Conn> {
+        self.conns.get_mut(key.slot as usize).filter(|conn| conn.generation == key.generation)
+    }
+}
+
+impl Shard {
+    /// A shard with no connection, and the readers for [`Shard::run`]. It is owed every entry after this moment.
+    #[must_use]
+    pub fn new(links: Links, options: Options) -> (Rc<Self>, Tail, broadcast::Receiver<FeedEvent>) {
+        let tail = links.journal.tail();
+        let state = State {
+            conns: slab::Slab::new(),
+            generation: 0,
+            streams: Streams::new(),
+            seq: tail.position(),
+            recent_heads: VecDeque::new(),
+            attention: HashSet::new(),
+            wheel: timers::Wheel::new(&options),
+        };
+        let shard = Self {
+            chain: links.chain,
+            journal: links.journal,
+            options,
+            metrics: links.metrics,
+            state: RefCell::new(state),
+            feed_listeners: links.feed_listeners,
+            hasher: RandomState::new(),
+        };
+        (Rc::new(shard), tail, links.feeds)
+    }
+
+    /// Follows the journal, the feeds and the clock until stopped. Must run in the shard's `LocalSet`.
+    pub async fn run(
+        self: Rc<Self>,
+        mut tail: Tail,
+        mut feeds: broadcast::Receiver<FeedEvent>,
+        stop: CancellationToken,
+    ) {
+        let mut seconds = tokio::time::interval(std::time::Duration::from_secs(1));
+        seconds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                entry = tail.next() => match entry {
+                    Ok(Some(entry)) => walk::deliver(&self, &entry).await,
+                    Ok(None) => return,
+                    Err(Trimmed { .. }) => {
+                        tail.skip_to_end();
+                        self.fall_behind();
+                    }
+                },
+                event = feeds.recv() => match event {
+                    Ok(event) => walk::pass(&self, &event).await,
+                    Err(broadcast::error::RecvError::Lagged(n)) => self.count_dropped("shard_lag", n),
+                    Err(broadcast::error::RecvError::Closed) => return,
+                },
+                _ = seconds.tick() => timers::tick(&self, Instant::now()),
+            }
+        }
+    }
+
+    /// The journal lost entries before this shard could read them: whoever was owed them is told by a close.
+    fn fall_behind(self: &Rc<Self>) {
+        tracing::error!(chain = %self.chain, "a shard fell behind the journal");
+        self.close_subscribers();
+        self.state.borrow_mut().seq = self.journal.last();
+    }
+
+    pub(super) fn count_dropped(&self, cause: &str, n: u64) {
+        self.metrics.feed_dropped.with_label_values(&[&*self.chain, cause]).inc_by(n);
+    }
+
+    /// Number of connections.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.state.borrow().conns.len()
+    }
+
+    /// Whether there is no connection.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Takes a connection over; from now on only the shard writes to its socket.
+    pub fn attach(&self, socket: Rc<Socket>) -> ConnKey {
+        let mut state = self.state.borrow_mut();
+        state.generation = state.generation.wrapping_add(1);
+        let generation = state.generation;
+        let slot = u32::try_from(state.conns.vacant_key()).expect("connections are bounded");
+        let key = ConnKey { slot, generation };
+        let ping_slot = state.wheel.add(key);
+        state.conns.insert(Conn {
+            socket,
+            generation,
+            subs: Vec::new(),
+            next_n: 0,
+            ordinals: Ordinals::default(),
+            next_seq: 0,
+            outbox: None,
+            closing: None,
+            pinged: false,
+            ping_slot,
+        });
+        self.metrics.clients.with_label_values(&[&*self.chain]).inc();
+        key
+    }
+
+    /// Forgets a connection whose reader has ended. `why` counts unless the shard ended it itself.
+    pub fn detach(&self, key: ConnKey, why: Reason) {
+        let subs = match self.state.borrow_mut().conn(key) {
+            Some(conn) => std::mem::take(&mut conn.subs),
+            None => return,
+        };
+        subs.iter().for_each(|sub| self.leave(sub));
+        let mut state = self.state.borrow_mut();
+        let conn = state.conns.remove(key.slot as usize);
+        state.wheel.remove(key, conn.ping_slot);
+        state.attention.remove(&key);
+        let reason = conn.closing.map_or(why, |closing| closing.reason);
+        self.metrics.closes.with_label_values(&[&*self.chain, reason.label()]).inc();
+        self.metrics.clients.with_label_values(&[&*self.chain]).dec();
+    }
+
+    /// Adds a subscription. The caller writes the answer in the same step, so that nothing comes before it.
+    pub fn subscribe(&self, key: ConnKey, stream: StreamKey) -> Option<SubId> {
+        let mut state = self.state.borrow_mut();
+        state.conn(key)?;
+        let bytes = stream.canonical_bytes();
+        let (label, feed) =
+            (stream.label(), if let StreamKey::Feed(feed) = &stream { Some(feed.clone()) } else { None });
+        let is_new = state.streams.find(&stream).is_none();
+        let number = state.streams.open(stream);
+        let since = state.seq + 1;
+        let conn = state.conn(key)?;
+        let ordinal = conn.ordinals.take(self.hasher.hash_one(&bytes));
+        let n = conn.next_n;
+        conn.next_n += 1;
+        if conn.subs.is_empty() {
+            conn.next_seq = conn.next_seq.max(since);
+        }
+        let id = || SubId::new(&self.options.id_secret, &self.chain, &bytes, ordinal);
+        let (seat, id) = state.streams.join(number, ordinal, Member { conn: key, n, since }, id);
+        state.conn(key)?.subs.push(Sub { n, since, seat, id });
+        self.metrics.streams.with_label_values(&[&*self.chain]).add(i64::from(is_new));
+        drop(state);
+        self.metrics.subscriptions.with_label_values(&[&*self.chain, label]).inc();
+        if let Some(feed) = feed.filter(|_| is_new) {
+            (self.feed_listeners)(&feed, true);
+        }
+        Some(id)
+    }
+
+    /// Ends a subscription of this connection. Returns whether there was one.
+    pub fn unsubscribe(&self, key: ConnKey, id: &str) -> bool {
+        let sub = {
+            let mut state = self.state.borrow_mut();
+            let Some(conn) = state.conn(key) else { return false };
+            let Some(at) = conn.subs.iter().position(|sub| sub.id.text() == id) else { return false };
+            conn.subs.remove(at)
+        };
+        self.leave(&sub);
+        true
+    }
+
+    /// Number of subscriptions of a connection.
+    #[must_use]
+    pub fn subscriptions(&self, key: ConnKey) -> usize {
+        self.state.borrow_mut().conn(key).map_or(0, |conn| conn.subs.len())
+    }
+
+    /// Takes a subscription out of its stream.
+    fn leave(&self, sub: &Sub) {
+        let mut state = self.state.borrow_mut();
+        let stream = state.streams.get(sub.seat.stream);
+        let (key, before) = (stream.key.clone(), state.streams.len());
+        if let Some(moved) = state.streams.leave(sub.seat) {
+            let conn = state.conn(moved.conn).expect("a member has a connection");
+            let moved = conn.subs.iter_mut().find(|s| s.n == moved.n).expect("a member is a subscription");
+            moved.seat.at = sub.seat.at;
+        }
+        let ended = state.streams.len() < before;
+        drop(state);
+        self.metrics.subscriptions.with_label_values(&[&*self.chain, key.label()]).dec();
+        self.metrics.streams.with_label_values(&[&*self.chain]).sub(i64::from(ended));
+        if let StreamKey::Feed(feed) = &key
+            && ended
+        {
+            (self.feed_listeners)(feed, false);
+        }
+    }
+
+    /// Sends an answer.
+    pub fn send(self: &Rc<Self>, key: ConnKey, text: &[u8]) {
+        let mut frame = BytesMut::with_capacity(text.len() + 10);
+        frame::text(&mut frame, text);
+        self.put(key, &frame);
+    }
+
+    /// Sends a pong.
+    pub fn pong(self: &Rc<Self>, key: ConnKey, payload: &[u8]) {
+        let mut frame = BytesMut::with_capacity(payload.len() + 2);
+        frame::pong(&mut frame, payload);
+        self.put(key, &frame);
+    }
+
+    /// Something came from the client: it is alive.
+    pub fn heard(&self, key: ConnKey) {
+        if let Some(conn) = self.state.borrow_mut().conn(key) {
+            conn.pinged = false;
+        }
+    }
+
+    /// Bytes held for a client whose socket is full.
+    #[must_use]
+    pub fn held(&self, key: ConnKey) -> usize {
+        self.state.borrow_mut().conn(key).and_then(|conn| conn.outbox.as_ref()).map_or(0, |outbox| outbox.bytes.len())
+    }
+
+    /// Waits until no more than `most` bytes are held for the client, or it is gone.
+    pub async fn drained(&self, key: ConnKey, most: usize) {
+        loop {
+            let socket = match self.state.borrow_mut().conn(key) {
+                Some(conn) if conn.closing.is_none() && conn.outbox.as_ref().is_some_and(|o| o.bytes.len() > most) => {
+                    conn.socket.clone()
+                }
+                _ => return,
+            };
+            // The drain task writes as soon as the socket takes bytes; look again after it.
+            if socket.writable().await.is_err() {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Whether the connection is being closed, so that nothing more is read from it.
+    #[must_use]
+    pub fn is_closing(&self, key: ConnKey) -> bool {
+        self.state.borrow_mut().conn(key).is_none_or(|conn| conn.closing.is_some())
+    }
+
+    /// Writes a frame of this client alone, behind what is held for it.
+    pub(super) fn put(self: &Rc<Self>, key: ConnKey, bytes: &[u8]) {
+        let mut state = self.state.borrow_mut();
+        let Some(conn) = state.conn(key).filter(|conn| conn.closing.is_none()) else { return };
+        if conn.outbox.is_none() {
+            match conn.write(bytes) {
+                Written::All => return self.count_bytes(bytes.len()),
+                Written::Gone => return conn.lost(Instant::now()),
+                Written::Some(n) => {
+                    self.count_bytes(n);
+                    conn.outbox(Instant::now()).bytes.extend_from_slice(&bytes[n..]);
+                    return self.attend(&mut state, key);
+                }
+            }
+        }
+        let outbox = conn.outbox.as_mut().expect("it was there a moment ago");
+        if outbox.bytes.len() + bytes.len() > self.options.outbox_max_bytes {
+            drop(state);
+            return self.close(key, Reason::OutboxFull);
+        }
+        outbox.bytes.extend_from_slice(bytes);
+    }
+
+    pub(super) fn count_bytes(&self, n: usize) {
+        self.metrics.bytes_out.with_label_values(&[&*self.chain]).inc_by(n as u64);
+    }
+
+    /// A connection got an outbox: the clock watches it, and a task drains it.
+    pub(super) fn attend(self: &Rc<Self>, state: &mut State, key: ConnKey) {
+        state.attention.insert(key);
+        let Some(conn) = state.conn(key) else { return };
+        tokio::task::spawn_local(super::catchup::drain(self.clone(), key, conn.socket.clone()));
+    }
+
+    /// The events of an entry could not be written whole: what follows `place` is caught up later. `rest` is what is
+    /// left of the frame that was cut.
+    pub(super) fn put_off(self: &Rc<Self>, state: &mut State, key: ConnKey, rest: &[u8], place: Place, now: Instant) {
+        let Some(conn) = state.conn(key) else { return };
+        let outbox = conn.outbox(now);
+        outbox.bytes.extend_from_slice(rest);
+        outbox.place = Some(place);
+        self.attend(state, key);
+    }
+
+    /// Ends a connection with a reason of ours. What is held for it is still offered to its socket for a while.
+    pub fn close(self: &Rc<Self>, key: ConnKey, reason: Reason) {
+        self.close_with(key, reason, None);
+    }
+
+    /// Answers the client's own close frame.
+    pub fn echo_close(self: &Rc<Self>, key: ConnKey, code: Option<u16>) {
+        self.close_with(key, Reason::ClientClosed, code);
+    }
+
+    fn close_with(self: &Rc<Self>, key: ConnKey, reason: Reason, echo: Option<u16>) {
+        let mut state = self.state.borrow_mut();
+        let Some(conn) = state.conn(key).filter(|conn| conn.closing.is_none()) else { return };
+        let now = Instant::now();
+        let mut bytes = BytesMut::new();
+        frame::close(&mut bytes, reason, echo);
+        conn.closing = Some(Closing { reason, since: now });
+        let subs = std::mem::take(&mut conn.subs);
+        match &mut conn.outbox {
+            Some(outbox) => {
+                outbox.place = None;
+                outbox.bytes.extend_from_slice(&bytes);
+            }
+            None => match conn.write(&bytes) {
+                Written::All => conn.socket.finish(),
+                Written::Some(n) => {
+                    conn.outbox(now).bytes.extend_from_slice(&bytes[n..]);
+                    self.attend(&mut state, key);
+                }
+                Written::Gone => conn.lost(now),
+            },
+        }
+        state.attention.insert(key);
+        drop(state);
+        subs.iter().for_each(|sub| self.leave(sub));
+    }
+
+    /// Ends every connection that is owed chain events: the stream has a gap.
+    pub(super) fn close_subscribers(self: &Rc<Self>) {
+        let keys: Vec<ConnKey> = {
+            let state = self.state.borrow();
+            let owed = |conn: &Conn| {
+                conn.subs.iter().any(|sub| !matches!(state.streams.get(sub.seat.stream).key, StreamKey::Feed(_)))
+            };
+            state.conns.iter().filter(|(_, conn)| owed(conn)).map(|(slot, conn)| key_of(slot, conn)).collect()
+        };
+        keys.into_iter().for_each(|key| self.close(key, Reason::Gap));
+    }
+
+    /// Ends every connection.
+    pub fn close_all(self: &Rc<Self>, reason: Reason) {
+        let keys: Vec<ConnKey> = self.state.borrow().conns.iter().map(|(slot, conn)| key_of(slot, conn)).collect();
+        keys.into_iter().for_each(|key| self.close(key, reason));
+    }
+}
+
+pub(super) fn key_of(slot: usize, conn: &Conn) -> ConnKey {
+    ConnKey { slot: u32::try_from(slot).expect("connections are bounded"), generation: conn.generation }
+}

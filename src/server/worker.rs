@@ -1,0 +1,219 @@
+//! One shard thread: its chains' shards, and the connections it was handed.
+//!
+//! Everything here runs on one thread in one `LocalSet`. Owns the end of a connection's life: when the gateway stops,
+//! calls under way are answered, then clients are closed with 1012 and given a moment to go.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, server::conn::http1};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::{broadcast, mpsc};
+use tokio::task::LocalSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{Accepted, Options, http};
+use crate::calls::Calls;
+use crate::chain::FeedEvent;
+use crate::close::Reason;
+use crate::hub::{self, Links, Shard};
+use crate::journal::Journal;
+use crate::metrics::Metrics;
+use crate::session::{self, Context, HttpLimits};
+use crate::upstream::DemandHandle;
+
+/// What a shard thread needs of one chain.
+#[derive(Clone)]
+pub struct Chain {
+    /// Its name, also its path.
+    pub name: Arc<str>,
+    /// Its updates.
+    pub journal: Journal,
+    /// Where best-effort events come from.
+    pub feeds: broadcast::Sender<FeedEvent>,
+    /// Where listeners of feeds are counted.
+    pub demand: DemandHandle,
+    /// Who answers calls.
+    pub calls: Arc<Calls>,
+}
+
+/// What a shard thread is made of.
+pub struct Worker {
+    /// The chains; the first is the default.
+    pub chains: Vec<Chain>,
+    /// Bounds of the listener.
+    pub options: Options,
+    /// Bounds of sessions.
+    pub session: session::Options,
+    /// Bounds of the shards.
+    pub hub: hub::Options,
+    /// Metrics.
+    pub metrics: Metrics,
+}
+
+/// What the connections of one thread share.
+pub(super) struct Local {
+    pub(super) options: Options,
+    pub(super) default: Rc<Context>,
+    pub(super) by_name: HashMap<Arc<str>, Rc<Context>>,
+    pub(super) metrics: Metrics,
+    pub(super) sessions: TaskTracker,
+    pub(super) draining: CancellationToken,
+    handshakes: Cell<usize>,
+}
+
+/// Counts a handshake that is not done while it lives.
+pub(super) struct Handshake(Rc<Local>);
+
+impl Drop for Handshake {
+    fn drop(&mut self) {
+        self.0.handshakes.set(self.0.handshakes.get() - 1);
+    }
+}
+
+/// State of one TCP connection while it speaks HTTP.
+pub(super) struct Peer {
+    pub(super) limits: RefCell<Option<RefCell<HttpLimits>>>,
+    pub(super) counted: RefCell<Option<super::Counted>>,
+    pub(super) handshake: RefCell<Option<Handshake>>,
+}
+
+impl Worker {
+    /// Serves what comes through `queue` until stopped, then drains.
+    pub async fn run(self, mut queue: mpsc::Receiver<Accepted>, stop: CancellationToken) {
+        let tasks = LocalSet::new();
+        let shards = CancellationToken::new();
+        tasks
+            .run_until(async {
+                let (local, shard_tasks) = self.build(&shards);
+                loop {
+                    tokio::select! {
+                        () = stop.cancelled() => break,
+                        accepted = queue.recv() => match accepted {
+                            Some(accepted) => local.clone().start(accepted),
+                            None => break,
+                        },
+                    }
+                }
+                // What was accepted is served, if only to be told to come back.
+                queue.close();
+                while let Some(accepted) = queue.recv().await {
+                    local.clone().start(accepted);
+                }
+                local.drain().await;
+                shards.cancel();
+                for task in shard_tasks {
+                    if let Err(error) = task.await {
+                        tracing::error!(%error, "a shard ended early");
+                    }
+                }
+            })
+            .await;
+    }
+
+    fn build(self, stop: &CancellationToken) -> (Rc<Local>, Vec<tokio::task::JoinHandle<()>>) {
+        let mut tasks = Vec::new();
+        let mut contexts = Vec::new();
+        for chain in self.chains {
+            let demand = chain.demand;
+            let links = Links {
+                chain: chain.name.clone(),
+                journal: chain.journal,
+                feeds: chain.feeds.subscribe(),
+                feed_listeners: Box::new(move |feed, first| if first { demand.add(feed) } else { demand.remove(feed) }),
+                metrics: self.metrics.clone(),
+            };
+            let (shard, tail, feeds) = Shard::new(links, self.hub.clone());
+            tasks.push(tokio::task::spawn_local(shard.clone().run(tail, feeds, stop.clone())));
+            let context = Context {
+                shard,
+                calls: chain.calls,
+                options: self.session.clone(),
+                metrics: self.metrics.clone(),
+                busy: Cell::new(0),
+            };
+            contexts.push((chain.name, Rc::new(context)));
+        }
+        let local = Local {
+            options: self.options,
+            default: contexts.first().expect("there is at least one chain").1.clone(),
+            by_name: contexts.into_iter().collect(),
+            metrics: self.metrics,
+            sessions: TaskTracker::new(),
+            draining: CancellationToken::new(),
+            handshakes: Cell::new(0),
+        };
+        (Rc::new(local), tasks)
+    }
+}
+
+impl Local {
+    fn start(self: Rc<Self>, accepted: Accepted) {
+        if self.handshakes.get() >= self.options.handshakes_max {
+            self.metrics.refusals.with_label_values(&["handshakes", "server"]).inc();
+            return;
+        }
+        let stream = match tokio::net::TcpStream::from_std(accepted.stream) {
+            Ok(stream) => stream,
+            Err(error) => return tracing::warn!(%error, "cannot watch a connection"),
+        };
+        self.handshakes.set(self.handshakes.get() + 1);
+        let limits = HttpLimits::new(accepted.permit, self.metrics.clone());
+        let peer = Rc::new(Peer {
+            limits: RefCell::new(Some(RefCell::new(limits))),
+            counted: RefCell::new(Some(accepted.counted)),
+            handshake: RefCell::new(Some(Handshake(self.clone()))),
+        });
+        let sessions = self.sessions.clone();
+        sessions.spawn_local(self.serve(stream, peer));
+    }
+
+    /// Speaks HTTP on a connection until it ends or is upgraded.
+    async fn serve(self: Rc<Self>, stream: tokio::net::TcpStream, peer: Rc<Peer>) {
+        let draining = self.draining.clone();
+        let mut builder = http1::Builder::new();
+        builder
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.options.header_timeout)
+            .max_headers(self.options.headers_max)
+            .max_buf_size(self.options.header_max_bytes.max(8192));
+        let answer = |request: Request<Incoming>| http::answer(self.clone(), peer.clone(), request);
+        let connection = builder.serve_connection(TokioIo::new(stream), service_fn(answer)).with_upgrades();
+        tokio::pin!(connection);
+        let result = tokio::select! {
+            result = connection.as_mut() => result,
+            () = draining.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = result {
+            tracing::debug!(%error, "an HTTP connection ended early");
+        }
+    }
+
+    fn contexts(&self) -> impl Iterator<Item = &Rc<Context>> {
+        self.by_name.values()
+    }
+
+    /// Answers what is under way, tells every client to come back, and waits until they are gone, each within bounds.
+    async fn drain(&self) {
+        let calls_by = Instant::now() + self.options.drain_calls_max;
+        while Instant::now() < calls_by && self.contexts().any(|context| context.busy.get() > 0) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        self.draining.cancel();
+        self.contexts().for_each(|context| context.shard.close_all(Reason::Restart));
+        self.sessions.close();
+        if tokio::time::timeout(self.options.drain_clients_max, self.sessions.wait()).await.is_err() {
+            tracing::info!(left = self.sessions.len(), "connections did not end in time");
+        }
+    }
+}

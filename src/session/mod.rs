@@ -1,0 +1,344 @@
+//! One client's conversation: bytes in, requests understood, limits kept, answers out through the shard.
+//!
+//! [`protocol`] decides, purely; the task here reads the socket and waits for calls. It never writes to the socket: the
+//! shard does. Its memory is that of incomplete messages and of calls under way, both bounded.
+
+mod limits;
+mod protocol;
+mod reader;
+mod subscribe;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::stream::{self, StreamExt};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::calls::Calls;
+use crate::close::Reason;
+use crate::hub::{ConnKey, Shard, Socket};
+use crate::metrics::Metrics;
+use crate::rpc;
+
+pub use limits::{AddressKey, Addresses, Limits, Permit, Rate};
+pub use protocol::Bounds;
+
+use limits::{Ask, ConnLimits};
+use protocol::{Step, Transport, Work};
+use reader::{Event, Reader};
+
+/// Bytes read at a time.
+const READ_BYTES: usize = 16 * 1024;
+/// Calls of one batch that run side by side.
+const BATCH_SIDE_BY_SIDE: usize = 4;
+/// A connection over its address's limit is told so, then closed after this.
+const OVER_LIMIT_STAY: Duration = Duration::from_millis(1_500);
+
+/// Bounds of sessions.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Bounds of requests.
+    pub bounds: Bounds,
+    /// Most bytes of a message.
+    pub message_max_bytes: usize,
+    /// Most frames of a message.
+    pub message_max_fragments: usize,
+    /// How long a message may take from its first byte to its last.
+    pub message_timeout: Duration,
+    /// Calls of one connection under way.
+    pub calls_in_flight: usize,
+    /// Bytes held for a client beyond which nothing more is read from it.
+    pub held_max_bytes: usize,
+}
+
+/// What all sessions of one shard share.
+pub struct Context {
+    /// Where the bytes go.
+    pub shard: Rc<Shard>,
+    /// Who answers calls.
+    pub calls: Arc<Calls>,
+    /// Bounds.
+    pub options: Options,
+    /// Metrics.
+    pub metrics: Metrics,
+    /// Messages whose answers are being waited for.
+    pub busy: Cell<usize>,
+}
+
+/// Counts a message as being answered while it lives.
+struct Busy<'a>(&'a Context);
+
+impl<'a> Busy<'a> {
+    fn new(context: &'a Context) -> Self {
+        context.busy.set(context.busy.get() + 1);
+        Self(context)
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.busy.set(self.0.busy.get() - 1);
+    }
+}
+
+/// What the tasks of one session share.
+struct Session {
+    context: Rc<Context>,
+    key: ConnKey,
+    limits: RefCell<ConnLimits>,
+    in_flight: Semaphore,
+}
+
+/// Serves a WebSocket whose handshake is done. `first` are bytes that were read behind the handshake.
+pub async fn serve(context: Rc<Context>, socket: Socket, first: &[u8], permit: Permit) {
+    let socket = Rc::new(socket);
+    let key = context.shard.attach(socket.clone());
+    let session = Rc::new(Session {
+        limits: RefCell::new(ConnLimits::new(permit, context.metrics.clone())),
+        in_flight: Semaphore::new(context.options.calls_in_flight),
+        context: context.clone(),
+        key,
+    });
+    let why = session.read(&socket, first).await;
+    context.shard.detach(key, why);
+}
+
+/// Answers a message that came by HTTP; `None` where nothing is to be answered.
+pub async fn answer_http(context: &Context, text: &[u8], limits: &RefCell<HttpLimits>) -> Option<String> {
+    let _busy = Busy::new(context);
+    let bounds = &context.options.bounds;
+    let work = protocol::plan(text, bounds, Transport::Http, &mut |ask| limits.borrow_mut().0.ask(ask));
+    let answers = call_all(&context.calls, work.steps).await;
+    let answers = answers.into_iter().filter_map(|step| match step {
+        Step::Answer(text) => Some(text),
+        _ => None,
+    });
+    protocol::join(work.batch, answers.collect(), bounds.batch_answer)
+}
+
+/// The limits of one HTTP connection.
+pub struct HttpLimits(ConnLimits);
+
+impl HttpLimits {
+    /// Nothing was asked yet.
+    #[must_use]
+    pub fn new(permit: Permit, metrics: Metrics) -> Self {
+        Self(ConnLimits::new(permit, metrics))
+    }
+
+    /// The permit, for a connection that is upgraded.
+    #[must_use]
+    pub fn into_permit(self) -> Permit {
+        self.0.into_permit()
+    }
+
+    /// How long to wait before the next message is read.
+    #[must_use]
+    pub fn message(&self) -> Option<Duration> {
+        self.0.message()
+    }
+
+    /// Whether the connection as a whole is over a limit.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.0.over().is_some()
+    }
+}
+
+/// Turns calls into answers; the other steps stay as they are, in their order.
+async fn call_all(calls: &Calls, steps: Vec<Step>) -> Vec<Step> {
+    let run = |step| async move {
+        match step {
+            Step::Call { id, method, params } => {
+                let result = calls.call(&method, params.as_deref()).await;
+                let id = id?;
+                Some(Step::Answer(match result {
+                    Ok(json) => rpc::answer(&id, std::str::from_utf8(&json).expect("JSON is UTF-8")),
+                    Err(error) => rpc::answer_error(&id, &error),
+                }))
+            }
+            other => Some(other),
+        }
+    };
+    stream::iter(steps.into_iter().map(run)).buffered(BATCH_SIDE_BY_SIDE).filter_map(std::future::ready).collect().await
+}
+
+impl Session {
+    /// Reads until the connection ends, and says why it did.
+    async fn read(self: &Rc<Self>, socket: &Socket, first: &[u8]) -> Reason {
+        let options = &self.context.options;
+        let bounds = reader::Bounds { message: options.message_max_bytes, fragments: options.message_max_fragments };
+        let mut reader = Reader::new(bounds);
+        let mut tasks: JoinSet<()> = JoinSet::new();
+        let over = self.limits.borrow().over().map(|_| Instant::now() + OVER_LIMIT_STAY);
+        let mut whole_by: Option<Instant> = None;
+        if let Some(end) = self.take(&mut reader, first, &mut tasks).await {
+            return end;
+        }
+        loop {
+            let deadline = [over, whole_by].into_iter().flatten().min();
+            tokio::select! {
+                ready = socket.readable() => if ready.is_err() { return Reason::PeerGone },
+                Some(_done) = tasks.join_next() => continue,
+                () = sleep_until(deadline) => {
+                    let reason = if over == deadline { Reason::AddressLimit } else { Reason::MessageTimeout };
+                    self.context.shard.close(self.key, reason);
+                    return self.linger(socket, reason).await;
+                }
+            }
+            let read = match read_some(socket) {
+                Read::Bytes(bytes) => bytes,
+                Read::Nothing => continue,
+                Read::End => return Reason::PeerGone,
+            };
+            self.context.shard.heard(self.key);
+            if let Some(end) = self.take(&mut reader, &read, &mut tasks).await {
+                return self.linger(socket, end).await;
+            }
+            if self.context.shard.is_closing(self.key) {
+                return self.linger(socket, Reason::PeerGone).await;
+            }
+            whole_by =
+                reader.is_partial().then(|| whole_by.unwrap_or_else(|| Instant::now() + options.message_timeout));
+            self.context.shard.drained(self.key, options.held_max_bytes).await;
+        }
+    }
+
+    /// A close frame is out: waits for the client's end of the connection. The shard's clock bounds the wait.
+    async fn linger(&self, socket: &Socket, why: Reason) -> Reason {
+        while socket.readable().await.is_ok() && !matches!(read_some(socket), Read::End) {}
+        why
+    }
+
+    /// Acts on bytes that were read. Returns why the connection ends, if it does.
+    async fn take(self: &Rc<Self>, reader: &mut Reader, bytes: &[u8], tasks: &mut JoinSet<()>) -> Option<Reason> {
+        let shard = &self.context.shard;
+        for event in reader.feed(bytes) {
+            match event {
+                Event::Message(text) => {
+                    self.pace().await;
+                    self.message(&text, tasks);
+                }
+                Event::Ping(payload) => {
+                    self.pace().await;
+                    shard.pong(self.key, &payload);
+                }
+                Event::Pong(_) => {}
+                Event::Close(code) => {
+                    shard.echo_close(self.key, code);
+                    return Some(Reason::ClientClosed);
+                }
+                Event::Broken(reason) => {
+                    shard.close(self.key, reason);
+                    return Some(reason);
+                }
+            }
+        }
+        None
+    }
+
+    /// Reads no faster than the limit of messages.
+    async fn pace(&self) {
+        loop {
+            let wait = self.limits.borrow().message();
+            let Some(wait) = wait else { return };
+            self.limits.borrow().count_refusal("messages", "connection");
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    fn message(self: &Rc<Self>, text: &[u8], tasks: &mut JoinSet<()>) {
+        let options = &self.context.options;
+        let mut limits = self.limits.borrow_mut();
+        let mut work = protocol::plan(text, &options.bounds, Transport::WebSocket, &mut |ask| limits.ask(ask));
+        let calls = &self.context.calls;
+        let waits = work.steps.iter().any(|step| matches!(step, Step::Call { method, .. } if !calls.is_own(method)));
+        let refused = if waits { limits.ask(Ask::Slot).err() } else { None };
+        drop(limits);
+        if waits && refused.is_none() {
+            tasks.spawn_local(self.clone().work_later(work));
+            return;
+        }
+        if let Some(error) = refused {
+            work.steps.iter_mut().for_each(|step| refuse_call(step, &error));
+        }
+        // Own answers are ready at once.
+        let steps = call_all(calls, work.steps).now_or_never().expect("own answers do not wait");
+        self.finish(work.batch, steps);
+    }
+
+    async fn work_later(self: Rc<Self>, work: Work) {
+        let _busy = Busy::new(&self.context);
+        let permit = self.in_flight.acquire().await.expect("it is never closed");
+        let steps = call_all(&self.context.calls, work.steps).await;
+        drop(permit);
+        self.context.shard.drained(self.key, self.context.options.held_max_bytes).await;
+        self.finish(work.batch, steps);
+        self.limits.borrow_mut().answered();
+    }
+
+    /// Opens and ends subscriptions and sends the answer, all in one step: no notification comes between.
+    fn finish(&self, batch: bool, steps: Vec<Step>) {
+        let shard = &self.context.shard;
+        let answers = steps.into_iter().filter_map(|step| match step {
+            Step::Answer(text) => Some(text),
+            Step::Subscribe { id, stream } => {
+                let subscription = shard.subscribe(self.key, stream)?;
+                Some(rpc::answer(&id, &format!("\"{}\"", subscription.text())))
+            }
+            Step::Unsubscribe { id, subscription } => {
+                let ended = shard.unsubscribe(self.key, &subscription);
+                if ended {
+                    self.limits.borrow_mut().unsubscribed();
+                }
+                let id = id?;
+                Some(if ended {
+                    rpc::answer(&id, "true")
+                } else {
+                    rpc::answer_error(&id, &rpc::server_error("subscription not found"))
+                })
+            }
+            Step::Call { .. } => None,
+        });
+        let answers = answers.collect();
+        if let Some(text) = protocol::join(batch, answers, self.context.options.bounds.batch_answer) {
+            shard.send(self.key, text.as_bytes());
+        }
+    }
+}
+
+/// What a read gave.
+enum Read {
+    Bytes(Vec<u8>),
+    Nothing,
+    End,
+}
+
+/// Reads what is there. The large buffer lives on the stack of this call only, not in each connection's task.
+fn read_some(socket: &Socket) -> Read {
+    let mut buf = [0; READ_BYTES];
+    match socket.try_read(&mut buf) {
+        Ok(0) => Read::End,
+        Ok(n) => Read::Bytes(buf[..n].to_vec()),
+        Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => Read::Nothing,
+        Err(_) => Read::End,
+    }
+}
+
+fn refuse_call(step: &mut Step, error: &rpc::Error) {
+    if let Step::Call { id: Some(id), .. } = step {
+        *step = Step::Answer(rpc::answer_error(id, error));
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,167 @@
+#!/usr/bin/env bash
+# Runs docker/docker-compose.yml under a real Docker engine: Geth, the gateway in its image, Prometheus.
+# Owns the engine (a private one in a network of its own, gone at the end); tests nothing of what the gateway says
+# beyond the fact that a client on the published port gets the node's heads.
+#
+# `make test` calls it after `cargo test`. Needs root and what tests/setup.sh installs; a missing piece is a failure.
+#   CHAINCAST_STATIC_BINARY  a static `chaincast` to put into the image; built here if unset (target/static)
+#
+# Registries of images cannot be reached everywhere, so the images of others are stood in for by images with the same
+# name, entry point and user, made of the Geth and the Prometheus on this machine; likewise the builder stage of
+# docker/Dockerfile, by a build outside of Docker from the files that .dockerignore admits. All else is as shipped.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cache=${CHAINCAST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/chaincast}
+compose_file=$root/docker/docker-compose.yml
+# Not by PATH, where another `docker` may be the client of some other engine.
+docker=/usr/bin/docker
+compose=/usr/bin/docker-compose
+
+say() { printf 'docker: %s\n' "$*"; }
+fail() {
+  printf 'docker: %s\n' "$@" >&2
+  exit 1
+}
+
+wait_for() { # seconds, what is awaited, command: until it succeeds
+  local deadline=$((SECONDS + $1)) what=$2
+  shift 2
+  until "$@"; do
+    [ $SECONDS -lt $deadline ] || fail "waited in vain for $what"
+    sleep 0.2
+  done
+}
+
+# ---- on the machine itself ------------------------------------------------------------------------------------
+
+need_everything() {
+  local path
+  [ "$(id -u)" = 0 ] || fail "needs root, to start a Docker engine of its own"
+  for path in $docker $compose /usr/sbin/dockerd /usr/bin/prometheus /usr/bin/promtool "$cache/bin/geth" \
+    "$root/tests/node_modules/ws"; do
+    [ -e "$path" ] || fail "$path is missing: run tests/setup.sh, or \`make setup\`"
+  done
+  for path in unshare mount:util-linux ip:iproute2 iptables node:nodejs; do
+    command -v "${path%%:*}" >/dev/null || fail "'${path%%:*}' is missing: Debian's package ${path#*:} has it"
+  done
+}
+
+check_files() {
+  local profile
+  for profile in dev mainnet; do
+    $compose -f "$compose_file" --profile $profile config -q || fail "profile $profile of $compose_file is not valid"
+  done
+  promtool check config "$root/docker/prometheus.yml" >/dev/null || fail "docker/prometheus.yml is not valid"
+  say "the compose file is valid for both profiles, prometheus.yml as well"
+}
+
+# Builds as the builder stage does, from no other files than it sees.
+build_static() {
+  local host context=$root/target/static/context file
+  rm -rf "$context"
+  mkdir -p "$context"
+  while read -r file; do cp -a "$root/$file" "$context/"; done < <(sed -n 's/^!//p' "$root/.dockerignore")
+  host=$(rustc -vV | sed -n 's/^host: //p')
+  say "building the static binary"
+  (cd "$context" && RUSTFLAGS="-C target-feature=+crt-static" CARGO_TARGET_DIR="$root/target/static" \
+    cargo build --release --locked --bin chaincast --target "$host") ||
+    fail "the static build failed"
+  binary=$root/target/static/$host/release/chaincast
+}
+
+# Everything that is started lives in namespaces that end with this script, however it ends. The engine may set up
+# bridges, address translation and forwarding as it likes there; the machine's own network never sees them.
+run_inside() {
+  local forwarding
+  forwarding=$(cat /proc/sys/net/ipv4/ip_forward)
+  unshare --net --mount --pid --fork --kill-child --mount-proc \
+    "${BASH_SOURCE[0]}" --inside "$work" "$binary" </dev/null &
+  inside=$!
+  wait $inside || fail "failed; see above"
+  [ "$(cat /proc/sys/net/ipv4/ip_forward)" = "$forwarding" ] || fail "net.ipv4.ip_forward of the machine has changed"
+}
+
+clean_up() {
+  trap - EXIT
+  if [ -n "${inside:-}" ] && kill -0 "$inside" 2>/dev/null; then
+    kill -KILL "$inside"
+    wait "$inside" 2>/dev/null || true
+  fi
+  # The engine leaves empty control groups behind, under the name that it was given for them.
+  find /sys/fs/cgroup -depth -type d -path "*/$(basename "$work")*" -exec rmdir {} + 2>/dev/null || true
+  rm -rf "$work"
+}
+
+main() {
+  need_everything
+  work=$(mktemp -d "${TMPDIR:-/tmp}/chaincast-docker.XXXXXX")
+  trap clean_up EXIT
+  trap 'exit 130' INT
+  trap 'exit 143' TERM
+  check_files
+  binary=${CHAINCAST_STATIC_BINARY:-}
+  [ -n "$binary" ] || build_static
+  [ -x "$binary" ] || fail "CHAINCAST_STATIC_BINARY: $binary is no program"
+  run_inside
+  say "passed in $SECONDS s"
+}
+
+# ---- inside the namespaces ------------------------------------------------------------------------------------
+
+start_engine() {
+  ip link set lo up
+  # A private /run keeps the engine and its containerd apart from any that the machine runs.
+  mount -t tmpfs tmpfs /run
+  echo '{}' >"$work/daemon.json"
+  export DOCKER_HOST=unix://$work/docker.sock DOCKER_CONFIG=$work/client
+  unset DOCKER_CONTEXT DOCKER_TLS_VERIFY DOCKER_CERT_PATH COMPOSE_FILE COMPOSE_PROFILES COMPOSE_PROJECT_NAME
+  dockerd --host "$DOCKER_HOST" --config-file "$work/daemon.json" --data-root "$work/data" --exec-root "$work/exec" \
+    --pidfile "$work/dockerd.pid" --cgroup-parent "/$(basename "$work")" >"$work/dockerd.log" 2>&1 &
+  engine=$!
+  wait_for 30 "the Docker engine" engine_answers
+}
+
+engine_answers() {
+  kill -0 $engine 2>/dev/null || fail "dockerd ended:" "$(tail -n 20 "$work/dockerd.log")"
+  $docker version >/dev/null 2>&1
+}
+
+compose() { $compose -f "$compose_file" --profile dev "$@"; }
+
+# An image with one program of this machine and the C library that it needs, under the name that compose asks for.
+stand_in() { # image, program, path in the image, more lines for its Dockerfile
+  local context=$work/stand-in library
+  rm -rf "$context"
+  mkdir -p "$context/root$(dirname "$3")" "$context/empty"
+  cp -L "$2" "$context/root$3"
+  for library in $(ldd "$2" | grep -o '/[^ ]*'); do
+    mkdir -p "$context/root$(dirname "$library")"
+    cp -L "$library" "$context/root$library"
+  done
+  printf 'FROM scratch\nCOPY root/ /\n%s\n' "$4" >"$context/Dockerfile"
+  $docker build -q -t "$1" "$context" >/dev/null || fail "the stand-in for $1 cannot be built"
+}
+
+image_of() { # service
+  compose config | python3 -c 'import sys, yaml; print(yaml.safe_load(sys.stdin)["services"][sys.argv[1]]["image"])' "$1"
+}
+
+build_images() {
+  local builder=$work/builder
+  stand_in "$(image_of geth-dev)" "$cache/bin/geth" /usr/local/bin/geth 'ENV PATH=/usr/local/bin
+ENTRYPOINT ["geth"]'
+  stand_in "$(image_of prometheus)" /usr/bin/prometheus /bin/prometheus 'COPY --chown=65534:65534 empty /prometheus
+USER 65534
+WORKDIR /prometheus
+ENTRYPOINT ["/bin/prometheus"]'
+  # The final stage copies from `builder`, here an image of that name with what the stage of that name leaves.
+  mkdir -p "$builder/rootfs/etc/ssl/certs" "$builder/state"
+  chmod 0700 "$builder/state"
+  cp -L "$binary" "$builder/rootfs/chaincast"
+  cp -L /etc/ssl/certs/ca-certificates.crt "$builder/rootfs/etc/ssl/certs/"
+  printf 'FROM scratch\nCOPY . /\n' | $docker build -q -t builder -f - "$builder" >/dev/null
+  sed -n '/^FROM scratch AS final$/,$p' "$root/docker/Dockerfile" |
+    $docker build -q -t "$(image_of gateway)" -f - "$work/stand-in/empty" >/dev/null ||
+    fail "the final stage of docker/Dockerfile cannot be built"
+}

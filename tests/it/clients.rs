@@ -1,0 +1,89 @@
+//! Six stock client libraries on one gateway at the same time, against a real Geth: what each received must be
+//! exactly what the node itself says. Owns the run; the comparison is in `judge`.
+
+mod judge;
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+use self::judge::{Oracle, plain_log};
+use crate::alloy_client::{self, Options, Start};
+use crate::harness::geth::{COUNTER_CALL, Geth, class_topic, hex};
+use crate::harness::tools::{self, Program};
+use crate::harness::{Gateway, GatewayOptions};
+
+/// Blocks that every client must have.
+const BLOCKS: u64 = 20;
+/// The class of ticks that the filters ask for: about a quarter of the contract's transactions.
+const CLASS: u64 = 1;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn six_stock_clients_receive_exactly_the_chain() {
+    let geth = Geth::start().await;
+    let contract = geth.deploy_tick().await;
+    let gateway = Gateway::start(GatewayOptions::upstream(geth.ws_url())).await;
+    let traffic = geth.traffic(&contract);
+
+    let (first, documents) = follow(&geth, &gateway.ws_url(), &contract).await;
+    drop(traffic);
+    let oracle = oracle(&geth, &contract, first, &documents).await;
+    let faults: Vec<_> = documents.iter().flat_map(|document| judge::faults(document, &oracle)).collect();
+    assert_eq!(documents.len(), tools::CLIENT_PROGRAMS.len() + 1);
+    assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
+    gateway.stop().await;
+}
+
+/// Runs all clients over the same blocks; gives the first of these, and the clients' documents.
+async fn follow(geth: &Geth, url: &str, contract: &str) -> (u64, Vec<Value>) {
+    let class = class_topic(CLASS);
+    let blocks = BLOCKS.to_string();
+    let mut programs: Vec<_> = tools::CLIENT_PROGRAMS
+        .iter()
+        .map(|name| Program::start(name, tools::client(name).args([url, contract, &class, &blocks])))
+        .collect();
+    let (ready, alloy_ready) = oneshot::channel();
+    let (alloy_begin, first) = oneshot::channel();
+    let options = Options { url: url.to_owned(), contract: contract.to_owned(), class_topic: class, blocks: BLOCKS };
+    let alloy = tokio::spawn(alloy_client::follow(options, Start { ready, first }));
+
+    for program in &mut programs {
+        program.ready().await;
+    }
+    alloy_ready.await.expect("alloy subscribes");
+    let first = geth.head().await + 1;
+    for program in &mut programs {
+        program.begin(first);
+    }
+    alloy_begin.send(first).expect("alloy is still there");
+
+    let mut documents = Vec::new();
+    for program in programs {
+        documents.push(program.document().await);
+    }
+    documents.push(alloy.await.expect("alloy ends well"));
+    (first, documents)
+}
+
+/// Asks the node for everything that any of the documents may hold.
+async fn oracle(geth: &Geth, contract: &str, first: u64, documents: &[Value]) -> Oracle {
+    let (lowest, _) = judge::span(documents);
+    let mut oracle = Oracle {
+        contract: contract.to_owned(),
+        class: class_topic(CLASS),
+        must_have: first..=first + BLOCKS - 1,
+        blocks: BTreeMap::new(),
+        logs: Vec::new(),
+        counters: BTreeMap::new(),
+    };
+    for number in lowest..=geth.head().await {
+        let block = geth.block(number).await;
+        let logs = geth.logs(block["hash"].as_str().expect("a block has a hash")).await;
+        oracle.logs.extend(logs.as_array().expect("logs are a list").iter().map(plain_log));
+        let call = json!([{ "to": contract, "data": COUNTER_CALL }, hex(number)]);
+        oracle.counters.insert(number, geth.ask("eth_call", call).await);
+        oracle.blocks.insert(number, block);
+    }
+    oracle
+}
