@@ -281,7 +281,7 @@ impl Readiness for Ready {
         for (name, calls) in &self.chains {
             let state = self.chain(calls);
             any |= state.is_ok();
-            words.push_str(&format!("{name}: {}\n", state.err().unwrap_or_else(|| "ready".into())));
+            words = format!("{words}{name}: {}\n", state.err().unwrap_or_else(|| "ready".into()));
         }
         if any { Ok(words) } else { Err(words) }
     }

@@ -47,8 +47,9 @@ pub struct Request<'a> {
 /// A request that can only be refused: the id to answer to (raw JSON) and why.
 #[derive(Debug)]
 pub struct Refused {
-    /// Raw id for the answer; `null` where the request had none that can be used.
-    pub id: String,
+    /// Raw id for the answer: `null` where the request had none that can be used; `None` where nothing is answered,
+    /// because what came is itself an answer.
+    pub id: Option<String>,
     /// What to answer.
     pub error: Error,
 }
@@ -72,6 +73,10 @@ struct Wire<'a> {
     method: Option<&'a RawValue>,
     #[serde(borrow, default)]
     params: Option<&'a RawValue>,
+    #[serde(default)]
+    result: Option<IgnoredAny>,
+    #[serde(default)]
+    error: Option<IgnoredAny>,
 }
 
 /// A JSON string, borrowed where it has no escapes.
@@ -108,7 +113,8 @@ pub fn read<'a>(text: &'a [u8], bounds: &Bounds) -> Result<Message<'a>, Refused>
     }
     if list.more {
         let id = request(list.items[0], bounds).ok().and_then(|r| r.id.map(|id| id.get().to_owned()));
-        return Err(Refused { id: id.unwrap_or_else(|| "null".into()), error: invalid_request("batch too large") });
+        let id = Some(id.unwrap_or_else(|| "null".into()));
+        return Ok(Message::Batch(vec![Err(Refused { id, error: invalid_request("batch too large") })]));
     }
     Ok(Message::Batch(list.items.into_iter().map(|raw| request(raw, bounds)).collect()))
 }
@@ -151,8 +157,11 @@ fn request<'a>(raw: &'a RawValue, bounds: &Bounds) -> Result<Request<'a>, Refuse
     };
     let usable = wire.id.filter(|id| !id.get().starts_with(['{', '[']));
     let refuse = |id: Option<&RawValue>, error| {
-        Err(Refused { id: id.map_or_else(|| "null".into(), |id| id.get().to_owned()), error })
+        Err(Refused { id: Some(id.map_or_else(|| "null".into(), |id| id.get().to_owned())), error })
     };
+    if wire.method.is_none() && usable.is_some() && (wire.result.is_some() || wire.error.is_some()) {
+        return Err(Refused { id: None, error: invalid_request("an answer to nothing") });
+    }
     if wire.id.is_some_and(|id| id.get().len() > bounds.id) {
         return refuse(None, invalid_request(&format!("id longer than {} bytes", bounds.id)));
     }
@@ -193,7 +202,7 @@ fn depth_exceeds(text: &str, most: usize) -> bool {
 
 impl Refused {
     fn anonymous(error: Error) -> Self {
-        Self { id: "null".into(), error }
+        Self { id: Some("null".into()), error }
     }
 }
 
@@ -301,7 +310,7 @@ mod tests {
     const BOUNDS: Bounds = Bounds { depth: 16, batch: 3, method: 64, id: 128 };
 
     fn single(text: &str) -> Result<(Option<String>, String), (String, i32, String)> {
-        let refused = |r: Refused| (r.id, r.error.code(), r.error.message().to_owned());
+        let refused = |r: Refused| (r.id.unwrap_or("none".into()), r.error.code(), r.error.message().to_owned());
         match read(text.as_bytes(), &BOUNDS).map_err(refused)? {
             Message::Single(Ok(r)) => Ok((r.id.map(|i| i.get().to_owned()), r.method.into_owned())),
             Message::Single(Err(r)) => Err(refused(r)),
@@ -333,6 +342,8 @@ mod tests {
             (r#"{"id":1,"method":"x"}"#, "1", -32600),
             (r#"{"jsonrpc":"1.0","id":1,"method":"x"}"#, "1", -32600),
             (r#"{"jsonrpc":"2.0","id":1}"#, "1", -32600),
+            (r#"{"jsonrpc":"2.0","id":1,"result":"0x1"}"#, "none", -32600),
+            (r#"{"jsonrpc":"2.0","id":1,"error":{}}"#, "none", -32600),
             (r#"{"jsonrpc":"2.0","id":{},"method":"x"}"#, "null", -32600),
             (r#"{"jsonrpc":"2.0","id":1,"id":2,"method":"x"}"#, "null", -32600),
             (long_id.as_str(), "null", -32600),
@@ -358,8 +369,9 @@ mod tests {
         assert_eq!(items[1].as_ref().unwrap_err().error.code(), -32600);
         assert_eq!(items[2].as_ref().unwrap().method, "m3");
         let text = format!("[{},{},{},{}]", call(9), call(2), call(3), call(4));
-        let refused = read(text.as_bytes(), &BOUNDS).unwrap_err();
-        assert_eq!((refused.id.as_str(), refused.error.message()), ("9", "batch too large"));
+        let Ok(Message::Batch(items)) = read(text.as_bytes(), &BOUNDS) else { panic!() };
+        let refused = items[0].as_ref().unwrap_err();
+        assert_eq!((items.len(), refused.id.as_deref(), refused.error.message()), (1, Some("9"), "batch too large"));
     }
 
     #[test]

@@ -144,7 +144,7 @@ stand_in() { # image, program, path in the image, more lines for its Dockerfile
 }
 
 image_of() { # service
-  compose config | python3 -c 'import sys, yaml; print(yaml.safe_load(sys.stdin)["services"][sys.argv[1]]["image"])' "$1"
+  compose config | awk -v name="  $1:" '$0 == name { found = 1 } found && $1 == "image:" { print $2; exit }'
 }
 
 build_images() {
@@ -165,3 +165,123 @@ ENTRYPOINT ["/bin/prometheus"]'
     $docker build -q -t "$(image_of gateway)" -f - "$work/stand-in/empty" >/dev/null ||
     fail "the final stage of docker/Dockerfile cannot be built"
 }
+
+http() { # URL: prints the body; fails unless the answer is a success
+  node -e 'fetch(process.argv[1]).then(async (answer) => {
+    console.log(await answer.text());
+    process.exit(answer.ok ? 0 : 1);
+  }, () => process.exit(1));' "$1"
+}
+
+# A stock WebSocket client: says `head N` for each head, and `closed CODE` at the end.
+subscribe() {
+  cd "$root/tests"
+  exec node --input-type=module - ws://127.0.0.1:8080 <<'JS'
+import WebSocket from 'ws';
+const socket = new WebSocket(process.argv[2]);
+socket.on('open', () => socket.send('{"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["newHeads"]}'));
+socket.on('message', (text) => {
+  const { id, result, params } = JSON.parse(text);
+  console.log(id === 1 ? `subscribed ${result}` : `head ${Number(params.result.number)}`);
+});
+socket.on('close', (code) => console.log(`closed ${code}`));
+socket.on('error', (error) => console.log(`error ${error.message}`));
+JS
+}
+
+check_contents() {
+  local container found
+  container=$($docker create "$(image_of gateway)")
+  # Less what the engine puts into every container.
+  found=$($docker export "$container" | tar -t | grep -v '/$' | sort |
+    grep -vxE '\.dockerenv|dev/console|etc/(hostname|hosts|mtab|resolv\.conf)')
+  $docker rm "$container" >/dev/null
+  [ "$found" = $'chaincast\netc/ssl/certs/ca-certificates.crt' ] || fail "the image has other files:" "$found"
+  say "the image holds the binary and the certificate authorities, no shell"
+}
+
+# What the kernel says, not what was asked for.
+check_confinement() {
+  local pid status line
+  pid=$($docker inspect -f '{{.State.Pid}}' "$gateway")
+  status=$(tr -s '\t ' ' ' <"/proc/$pid/status")
+  for line in 'Uid: 65532 65532 65532 65532' 'Gid: 65532 65532 65532 65532' 'CapPrm: 0000000000000000' \
+    'CapBnd: 0000000000000000' 'NoNewPrivs: 1' 'Seccomp: 2'; do
+    grep -qx "$line" <<<"$status" || fail "the gateway's process does not have '$line':" "$status"
+  done
+  awk '$5 == "/" { print $6 }' "/proc/$pid/mountinfo" | grep -q '^ro,' || fail "the root file system is writable"
+  [ "$($docker inspect -f '{{.HostConfig.Memory}}' "$gateway")" -gt 0 ] || fail "the gateway's memory has no bound"
+  say "the gateway runs as 65532, without capabilities or new privileges, on a read-only root, its memory bounded"
+}
+
+check_admin() {
+  local address
+  address=$($docker inspect -f '{{.NetworkSettings.Networks.chaincast_metrics.IPAddress}}' "$gateway")
+  wait_for 20 "/readyz to answer 200" http "http://$address:9464/readyz" >/dev/null
+  if http http://127.0.0.1:9464/livez >/dev/null; then fail "the admin port is published"; fi
+  say "/readyz answers 200, on the containers' network only"
+}
+
+heads_seen() {
+  kill -0 "$client" 2>/dev/null || fail "the client ended:" "$(cat "$work/client.log")"
+  [ "$(grep -c '^head ' "$work/client.log")" -ge "$1" ]
+}
+
+check_heads() {
+  subscribe >"$work/client.log" 2>&1 &
+  client=$!
+  wait_for 20 "two heads on the published port" heads_seen 2
+  sed -n '/^head /s/head //p' "$work/client.log" | awk 'NR > 1 && $1 != last + 1 { exit 1 } { last = $1 }' ||
+    fail "heads do not follow one another:" "$(cat "$work/client.log")"
+  say "a client on the published port gets heads: $(grep '^head ' "$work/client.log" | head -n 2 | paste -sd ,)"
+}
+
+scraped() { http 'http://127.0.0.1:9090/api/v1/query?query=up%7Bjob="chaincast"%7D' | grep -q '"1"\]'; }
+healthy() { [ "$($docker inspect -f '{{.State.Health.Status}}' "$(compose ps -q geth-dev)")" = healthy ]; }
+
+check_stop() {
+  # With a client connected. Were it not gone after 10 s, Docker would kill it and the code be 137.
+  local code
+  $docker stop --time 10 "$gateway" >/dev/null
+  code=$($docker inspect -f '{{.State.ExitCode}}' "$gateway")
+  [ "$code" = 0 ] || fail "after \`docker stop\` the gateway's exit code is $code, not 0"
+  wait $client || true
+  grep -qx 'closed 1012' "$work/client.log" || fail "the client was not closed with 1012:" "$(tail -n 3 "$work/client.log")"
+  say "\`docker stop\` closes the client with 1012 and ends the gateway with 0"
+}
+
+stop_engine() {
+  local status=$?
+  trap - EXIT
+  if [ $status != 0 ]; then
+    compose logs --no-color --tail 20 >&2 2>/dev/null || true
+    echo >&2
+  fi
+  compose down --volumes --timeout 1 >/dev/null 2>&1 || true
+  kill -TERM "$engine" 2>/dev/null && wait "$engine" || true
+  exit $status
+}
+
+main_inside() {
+  work=$1 binary=$2
+  trap stop_engine EXIT
+  start_engine
+  build_images
+  GETH_DEV_PERIOD=1 compose up --detach --no-build >"$work/up.log" 2>&1 || fail "compose up:" "$(tail "$work/up.log")"
+  gateway=$(compose ps -q gateway)
+  check_contents
+  check_confinement
+  check_admin
+  check_heads
+  wait_for 40 "Geth to be healthy" healthy
+  wait_for 40 "Prometheus to scrape the gateway" scraped
+  say "Geth is healthy, and Prometheus scrapes the gateway"
+  check_stop
+}
+
+if [ "${1:-}" = --inside ]; then
+  shift
+  main_inside "$@"
+else
+  main
+fi

@@ -207,7 +207,9 @@ impl Calls {
         }
         match self.view.target(method, &outgoing.params) {
             Target::Announced { method, params, height } => {
-                outgoing = Outgoing { method, params: params.into(), height, announced: true, ..outgoing };
+                // A block may well have no such index.
+                let announced = !method.ends_with("AndIndex");
+                outgoing = Outgoing { method, params: params.into(), height, announced, ..outgoing };
                 scope = Scope::Block;
             }
             Target::Ahead(height) => outgoing.height = height.min(outgoing.height),

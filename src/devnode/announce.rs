@@ -40,6 +40,9 @@ pub(super) fn head_change(subscribers: &Subscribers, faults: &Faults, head: &Arc
 
 /// Announces a transaction that waits.
 pub(super) fn pending(subscribers: &Subscribers, faults: &Faults, tx: &Transaction) {
+    if !subscribers.any(Kind::NewPendingTransactions) {
+        return;
+    }
     let spoils = faults.spoils("newPendingTransactions");
     let hash = spoilt(hexjson::bytes(tx.hash()), &spoils);
     let whole = spoilt(tx.json(None), &spoils);

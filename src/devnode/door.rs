@@ -18,6 +18,8 @@ enum State {
     Open(TcpListener),
     /// Bound, but not listening: connects are refused and nobody else gets the port.
     Closed(Socket),
+    /// The port is nobody's; for good.
+    GivenUp,
 }
 
 /// The port.
@@ -71,6 +73,17 @@ impl Door {
         Ok(())
     }
 
+    /// Gives the port back for good. Whoever binds it next may do so at once.
+    pub(super) fn give_up(&self) {
+        let mut state = self.lock();
+        if let State::Open(listener) = &*state {
+            // Fails only where the socket listens no longer, which is what is wanted.
+            drop(SockRef::from(listener).shutdown(Shutdown::Both));
+        }
+        *state = State::GivenUp;
+        self.fresh.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
     /// The next listener to accept from, when the one before has ended.
     pub(super) async fn listener(&self) -> io::Result<tokio::net::TcpListener> {
         loop {
@@ -109,5 +122,15 @@ mod tests {
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
         door.open().expect("open");
         assert!(TcpStream::connect(door.address()).is_ok());
+    }
+
+    #[test]
+    fn a_port_given_up_can_be_bound_while_handles_to_the_door_remain() {
+        let door = Door::new(TcpListener::bind("127.0.0.1:0").expect("a free port")).expect("a door");
+        door.give_up();
+        assert!(TcpStream::connect(door.address()).is_err());
+        let next = TcpListener::bind(door.address()).expect("free again");
+        assert!(TcpStream::connect(door.address()).is_ok());
+        drop(next);
     }
 }

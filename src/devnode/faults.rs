@@ -139,6 +139,12 @@ impl Faults {
         self.0.connections.inject(&frame(opcode, payload))
     }
 
+    /// Ends what the node has open, when it ends itself.
+    pub(super) fn end(&self) {
+        self.0.door.give_up();
+        self.0.connections.cut_all();
+    }
+
     pub(super) fn spoils(&self, subject: &str) -> Vec<Spoil> {
         self.0.rules.next(subject)
     }

@@ -158,7 +158,7 @@ impl DevNode {
     fn end(&self) {
         self.stop.cancel();
         self.tasks.close();
-        self.node.connections.cut_all();
+        self.node.faults.end();
     }
 }
 

@@ -212,8 +212,10 @@ async fn several_nodes_stand_on_one_chain_and_may_come_and_go() {
 async fn a_dropped_node_ends_its_connections_and_gives_the_port_back() {
     let (_chain, node) = chain_and_node();
     let client = connect(&node).await;
-    let counters = node.counters();
+    let (counters, faults, address) = (node.counters(), node.faults().clone(), node.address());
     assert_eq!(counters.connections(), 1);
     drop(node);
+    TcpListener::bind(address).expect("the port is free while other handles remain");
     soon(client.on_disconnect()).await;
+    assert_eq!(faults.send_text("nobody listens"), 0);
 }

@@ -14,6 +14,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// How the answer to an accepted upgrade begins.
 const SWITCHING: &[u8] = b"HTTP/1.1 101";
+/// Extra frames that may wait on one connection; it is cut at the next.
+const MAX_EXTRA: usize = 1_024;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Flow {
@@ -131,9 +133,17 @@ impl Connections {
     /// Puts a frame on every open WebSocket; says on how many.
     pub(super) fn inject(&self, frame: &[u8]) -> usize {
         let mut valves = self.valves();
-        valves.retain(|valve| valve.lock().websocket);
+        valves.retain(|valve| {
+            let state = valve.lock();
+            state.websocket && state.flow != Flow::Cut
+        });
         for valve in &valves {
-            valve.change(|state| state.extra.push_back(frame.to_vec()));
+            valve.change(|state| {
+                state.extra.push_back(frame.to_vec());
+                if state.extra.len() > MAX_EXTRA {
+                    state.flow = Flow::Cut;
+                }
+            });
         }
         valves.len()
     }

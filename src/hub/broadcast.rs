@@ -13,7 +13,7 @@ use super::conn::{Conn, ConnKey, Place, Written};
 use super::frame::{Batch, BatchBuilder};
 use super::shard::State;
 use super::streams::Group;
-use super::{Shard, StreamKey, frame};
+use super::{Shard, StreamKey, catchup, frame};
 use crate::chain::{FeedEvent, Log};
 use crate::journal::{Entry, Update};
 
@@ -146,7 +146,7 @@ impl Walk<'_> {
         if self.live(&mut state, key).is_none() {
             return;
         }
-        let (bytes, frames) = self.shard.encode_for(&state, &state.conns[key.slot as usize], self.entry);
+        let (bytes, frames) = catchup::encode_for(&state, &state.conns[key.slot as usize], self.entry);
         let conn = state.conn(key).expect("it is live");
         match conn.write(&bytes) {
             Written::All => self.shard.count_bytes(bytes.len()),

@@ -95,18 +95,6 @@ impl Shard {
         outbox.place = Some(next.unwrap_or(Place::start_of(entry.seq + 1)));
     }
 
-    /// All frames of an entry for one connection.
-    pub(super) fn encode_for(&self, state: &State, conn: &Conn, entry: &Entry) -> (BytesMut, u64) {
-        let (mut bytes, mut frames) = (BytesMut::new(), 0);
-        let whole = frames_of(state, conn, entry, Place::start_of(entry.seq), |id, json| {
-            frame::notification(&mut bytes, id, json);
-            frames += 1;
-            true
-        });
-        debug_assert!(whole.is_none(), "nothing stops it");
-        (bytes, frames)
-    }
-
     pub(super) fn count_delivered(&self, entry: &Entry, frames: u64) {
         let kind = match entry.update {
             Update::Head(_) => StreamKey::Heads.label(),
@@ -114,6 +102,18 @@ impl Shard {
         };
         self.metrics.deliveries.with_label_values(&[&*self.chain, kind]).inc_by(frames);
     }
+}
+
+/// All frames of an entry for one connection.
+pub(super) fn encode_for(state: &State, conn: &Conn, entry: &Entry) -> (BytesMut, u64) {
+    let (mut bytes, mut frames) = (BytesMut::new(), 0);
+    let whole = frames_of(state, conn, entry, Place::start_of(entry.seq), |id, json| {
+        frame::notification(&mut bytes, id, json);
+        frames += 1;
+        true
+    });
+    debug_assert!(whole.is_none(), "nothing stops it");
+    (bytes, frames)
 }
 
 /// Calls `emit` for each frame of `entry` that `conn` is owed, from `from` on, until it returns false. Returns the place

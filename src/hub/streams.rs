@@ -76,17 +76,17 @@ pub(super) struct Seat {
 #[derive(Debug)]
 pub(super) struct Streams {
     by_key: HashMap<StreamKey, u32>,
-    streams: slab::Slab<Stream>,
+    all: slab::Slab<Stream>,
     pub(super) index: Index,
 }
 
 impl Streams {
     pub(super) fn new() -> Self {
-        Self { by_key: HashMap::new(), streams: slab::Slab::new(), index: Index::new(RandomState::new()) }
+        Self { by_key: HashMap::new(), all: slab::Slab::new(), index: Index::new(RandomState::new()) }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.streams.len()
+        self.all.len()
     }
 
     /// The stream's number, if anyone listens to it.
@@ -95,7 +95,7 @@ impl Streams {
     }
 
     pub(super) fn get(&self, stream: u32) -> &Stream {
-        &self.streams[stream as usize]
+        &self.all[stream as usize]
     }
 
     /// The stream for a key; a new one has no members yet and must get one.
@@ -103,7 +103,7 @@ impl Streams {
         if let Some(stream) = self.by_key.get(&key) {
             return *stream;
         }
-        let stream = self.streams.insert(Stream { key: key.clone(), groups: Vec::new() });
+        let stream = self.all.insert(Stream { key: key.clone(), groups: Vec::new() });
         let stream = u32::try_from(stream).expect("subscriptions are bounded");
         if let StreamKey::Logs(filter) = &key {
             self.index.insert(stream, filter.clone());
@@ -120,7 +120,7 @@ impl Streams {
         member: Member,
         id: impl FnOnce() -> SubId,
     ) -> (Seat, SubId) {
-        let groups = &mut self.streams[stream as usize].groups;
+        let groups = &mut self.all[stream as usize].groups;
         let at = groups.iter().position(|g| g.ordinal == ordinal).unwrap_or_else(|| {
             groups.push(Group { id: id(), ordinal, members: Vec::new() });
             groups.len() - 1
@@ -133,7 +133,7 @@ impl Streams {
 
     /// Takes a member out. Returns the member that took over its place, if any.
     pub(super) fn leave(&mut self, seat: Seat) -> Option<Member> {
-        let stream = &mut self.streams[seat.stream as usize];
+        let stream = &mut self.all[seat.stream as usize];
         let at = stream.groups.iter().position(|g| g.ordinal == seat.ordinal).expect("a seat is in a group");
         let group = &mut stream.groups[at];
         group.members.swap_remove(seat.at as usize);
@@ -142,7 +142,7 @@ impl Streams {
             stream.groups.swap_remove(at);
         }
         if stream.groups.is_empty() {
-            let stream = self.streams.remove(seat.stream as usize);
+            let stream = self.all.remove(seat.stream as usize);
             self.by_key.remove(&stream.key);
             self.index.remove(seat.stream);
         }

@@ -335,7 +335,7 @@ impl Tracker {
     /// Undoes to the entry at `at` and applies `path`, which stands on it.
     fn adopt(&mut self, node: NodeId, at: Option<usize>, path: Vec<Arc<Header>>, now: Instant) {
         let keep = at.map_or(0, |at| at + 1);
-        let undone: Vec<Undone> = self.chain.drain(keep..).rev().map(|entry| entry.undo()).collect();
+        let undone: Vec<Undone> = self.chain.drain(keep..).rev().map(Entry::undo).collect();
         for logs in undone.iter().filter_map(|u| u.logs.as_ref()) {
             self.bytes -= logs_bytes(logs);
         }

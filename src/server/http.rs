@@ -55,7 +55,18 @@ pub(super) async fn answer(
     let Some(context) = context.cloned() else {
         return Ok(plain(StatusCode::NOT_FOUND, "no such chain\n"));
     };
-    Ok(match *request.method() {
+    let from_a_page = request.headers().contains_key(header::ORIGIN);
+    let mut answer = route(local, peer, context, request).await;
+    if from_a_page {
+        let headers = answer.headers_mut();
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+        headers.append(header::VARY, HeaderValue::from_static("origin"));
+    }
+    Ok(answer)
+}
+
+async fn route(local: Rc<Local>, peer: Rc<Peer>, context: Rc<Context>, request: Request<Incoming>) -> Answer {
+    match *request.method() {
         Method::GET if wants_websocket(request.headers()) => upgrade(local, context, peer, request),
         Method::POST => post(&local, &context, &peer, request).await,
         Method::OPTIONS => preflight(request.headers()),
@@ -64,7 +75,7 @@ pub(super) async fn answer(
             plain(StatusCode::NOT_FOUND, "chaincast: connect by WebSocket, or POST JSON-RPC\n")
         }
         _ => plain(StatusCode::METHOD_NOT_ALLOWED, "GET, POST or OPTIONS\n"),
-    })
+    }
 }
 
 fn wants_websocket(headers: &HeaderMap) -> bool {
@@ -89,11 +100,8 @@ fn page() -> Answer {
     answer
 }
 
-const CORS: [(HeaderName, &str); 3] = [
-    (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
-    (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, OPTIONS"),
-    (header::ACCESS_CONTROL_MAX_AGE, "86400"),
-];
+const CORS: [(HeaderName, &str); 2] =
+    [(header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, OPTIONS"), (header::ACCESS_CONTROL_MAX_AGE, "86400")];
 
 fn preflight(asked: &HeaderMap) -> Answer {
     let mut answer = Response::new(Full::default());
@@ -113,10 +121,7 @@ fn preflight(asked: &HeaderMap) -> Answer {
 fn json(status: StatusCode, text: String) -> Answer {
     let mut answer = Response::new(Full::from(text));
     *answer.status_mut() = status;
-    let headers = answer.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-    headers.insert(header::VARY, HeaderValue::from_static("origin"));
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     answer
 }
 

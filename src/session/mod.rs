@@ -111,6 +111,9 @@ pub async fn serve(context: Rc<Context>, socket: Socket, first: &[u8], permit: P
 /// Answers a message that came by HTTP; `None` where nothing is to be answered.
 pub async fn answer_http(context: &Context, text: &[u8], limits: &RefCell<HttpLimits>) -> Option<String> {
     let _busy = Busy::new(context);
+    if text.trim_ascii().is_empty() {
+        return None;
+    }
     let bounds = &context.options.bounds;
     let work = protocol::plan(text, bounds, Transport::Http, &mut |ask| limits.borrow_mut().0.ask(ask));
     let answers = call_all(&context.calls, work.steps).await;

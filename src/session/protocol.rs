@@ -73,13 +73,13 @@ pub struct Work {
 
 /// Reads a message. `ask` grants or refuses what is limited.
 pub fn plan(text: &[u8], bounds: &Bounds, transport: Transport, ask: &mut dyn FnMut(Ask) -> Result<(), Error>) -> Work {
-    let refused = |r: Refused| Step::Answer(rpc::answer_error(&r.id, &r.error));
+    let refused = |r: Refused| Some(Step::Answer(rpc::answer_error(&r.id?, &r.error)));
     let mut step = |request: Result<Request<'_>, Refused>| match request {
         Ok(request) => step(&request, bounds, transport, ask),
-        Err(r) => Some(refused(r)),
+        Err(r) => refused(r),
     };
     match rpc::read(text, &bounds.text) {
-        Err(r) => Work { batch: false, steps: vec![refused(r)] },
+        Err(r) => Work { batch: false, steps: refused(r).into_iter().collect() },
         Ok(Message::Single(request)) => Work { batch: false, steps: step(request).into_iter().collect() },
         Ok(Message::Batch(requests)) => Work { batch: true, steps: requests.into_iter().filter_map(step).collect() },
     }
@@ -96,7 +96,10 @@ fn step(
     let subscription = request.method.strip_suffix("_subscribe").map(|ns| (ns, true));
     let subscription = subscription.or_else(|| request.method.strip_suffix("_unsubscribe").map(|ns| (ns, false)));
     let result = match subscription {
-        Some(_) if transport == Transport::Http => Err(rpc::not_supported("notifications not supported")),
+        Some((_, true)) if transport == Transport::Http => Err(rpc::not_supported("notifications not supported")),
+        Some((_, false)) if transport == Transport::Http => {
+            subscribe::unsubscribe_id(request).and_then(|_| Err(rpc::server_error("subscription not found")))
+        }
         // Nobody could read such a subscription, nor end it.
         Some((_, true)) if id.is_none() => {
             let error = rpc::invalid_request("a subscription needs a request id");

@@ -197,7 +197,7 @@ mod tests {
         match payload.len() {
             n @ 0..=125 => out.push(0x80 | u8::try_from(n).unwrap()),
             n => {
-                out.push(0x80 | 126);
+                out.push(0x80 | 0x7e);
                 out.extend(u16::try_from(n).unwrap().to_be_bytes());
             }
         }

@@ -49,7 +49,9 @@ pub fn stream(namespace: &str, request: &Request<'_>, bounds: &filter::Bounds) -
                 Some(Value::Bool(full)) => (full, 1),
                 Some(Value::Object(_)) => (false, 0),
                 Some(_) => {
-                    return Err(rpc::invalid_params("invalid argument 1: expected a boolean: full transactions or not"));
+                    return Err(rpc::invalid_params(
+                        "invalid argument 1: expected a boolean: full transactions or not",
+                    ));
                 }
             };
             options(rest, at)?;
