@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help test setup format lint tests docs
+.PHONY: help test setup format lint tests docker docs
 
 CARGO ?= cargo
 # The end-to-end tests mostly wait for blocks, and each runs real nodes: a few at a time suit a small machine.
@@ -12,8 +12,8 @@ export RUST_TEST_THREADS ?= 3
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-test: setup format lint tests docs ## install what the tests need, then every check
-	@echo "make test: setup, format, lint, tests and docs passed"
+test: setup format lint tests docker docs ## install what the tests need, then every check
+	@echo "make test: setup, format, lint, tests, docker and docs passed"
 
 setup: ## install real nodes, clients, browser and tools for the tests (see tests/setup.sh)
 	@tests/setup.sh
@@ -26,6 +26,9 @@ lint: ## clippy, warnings are errors
 
 tests: ## all tests, end to end ones included
 	$(CARGO) test --locked
+
+docker: ## the image and the compose file, under a Docker engine of the test's own (needs root)
+	@tests/docker.sh
 
 docs: ## build the API documentation, warnings are errors
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps

@@ -4,8 +4,8 @@
 //! so the number of series is bounded by the configuration.
 
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
 /// Buckets for the time from a node's socket to the last client, in seconds.
@@ -38,6 +38,7 @@ macro_rules! metrics {
     (@make IntGauge $n:expr, $h:expr) => { IntGauge::new($n, $h).expect("a valid name") };
     (@make IntCounterVec $n:expr, $h:expr, $l:expr) => { IntCounterVec::new(Opts::new($n, $h), $l).expect("valid names") };
     (@make IntGaugeVec $n:expr, $h:expr, $l:expr) => { IntGaugeVec::new(Opts::new($n, $h), $l).expect("valid names") };
+    (@make GaugeVec $n:expr, $h:expr, $l:expr) => { GaugeVec::new(Opts::new($n, $h), $l).expect("valid names") };
     (@make Histogram $n:expr, $h:expr, $b:expr) => {
         Histogram::with_opts(HistogramOpts::new($n, $h).buckets($b.to_vec())).expect("a valid name")
     };
@@ -52,13 +53,14 @@ metrics! {
 
     upstream_up: IntGaugeVec("chaincast_upstream_up", "1 while the node is connected, on the right chain and subscribed", &["chain", "upstream"]);
     upstream_head: IntGaugeVec("chaincast_upstream_head_block", "Number of the last head that the node announced", &["chain", "upstream"]);
+    upstream_seen: GaugeVec("chaincast_upstream_head_timestamp_seconds", "When the node last announced a head, seconds since 1970", &["chain", "upstream"]);
     upstream_connects: IntCounterVec("chaincast_upstream_connects_total", "Connection attempts to the node by outcome", &["chain", "upstream", "outcome"]);
     upstream_calls: IntCounterVec("chaincast_upstream_calls_total", "Calls sent to the node by outcome", &["chain", "upstream", "outcome"]);
     upstream_call_seconds: HistogramVec("chaincast_upstream_call_duration_seconds", "Time until the node answered a call", &["chain", "upstream"], CALL_BUCKETS);
     upstream_malformed: IntCounterVec("chaincast_upstream_malformed_total", "Messages of the node that could not be read", &["chain", "upstream"]);
 
     head_block: IntGaugeVec("chaincast_head_block", "Number of the head that was published last", &["chain"]);
-    head_seen: IntGaugeVec("chaincast_head_published_timestamp_seconds", "When the last head was published, seconds since 1970", &["chain"]);
+    head_seen: GaugeVec("chaincast_head_published_timestamp_seconds", "When the last head was published, seconds since 1970", &["chain"]);
     heads: IntCounterVec("chaincast_heads_published_total", "Heads published", &["chain"]);
     logs: IntCounterVec("chaincast_logs_published_total", "Logs published", &["chain"]);
     logs_removed: IntCounterVec("chaincast_logs_removed_total", "Logs of undone blocks that had been published", &["chain"]);

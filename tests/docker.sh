@@ -285,3 +285,5 @@ if [ "${1:-}" = --inside ]; then
 else
   main
 fi
+# Bash reads a script as it goes: an edit while it runs must not be taken for its end.
+exit

@@ -62,7 +62,13 @@ struct Run {
 /// Runs the command of this process's command line.
 #[must_use]
 pub fn main() -> ExitCode {
-    match Cli::parse().command {
+    let command = Cli::parse().command;
+    // The soft limit is often 1,024, and every client is a descriptor. The cap on connections is a share of the limit,
+    // so it is raised before the configuration is read.
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        eprintln!("cannot raise the descriptor limit: {error}");
+    }
+    match command {
         Command::Run(run) => {
             let flags = Flags {
                 config: run.config,
@@ -96,10 +102,6 @@ fn wrong(why: &impl std::fmt::Display) -> ExitCode {
 fn serve(config: Config) -> ExitCode {
     if let Err(why) = init_logs(&config) {
         return wrong(&why);
-    }
-    // The soft limit is often 1,024; every client is a descriptor.
-    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
-        tracing::warn!(%error, "cannot raise the descriptor limit");
     }
     let listeners = match Listeners::bind(&config.app) {
         Ok(listeners) => listeners,

@@ -19,7 +19,7 @@ use super::transaction::Transaction;
 
 /// How many happenings are kept for nodes that lag. A node further behind goes on at the oldest: it jumps many blocks at
 /// once and announces all their logs, but misses pending transactions.
-const HAPPENINGS_KEPT: usize = 65_536;
+const HAPPENINGS_KEPT: usize = 16_384;
 
 /// Something nodes tell their subscribers.
 #[derive(Debug, Clone)]

@@ -98,10 +98,7 @@ impl Ingest {
                 metrics.head_block.with_label_values(&[chain]).set(i64::try_from(header.number).unwrap_or(i64::MAX));
                 let since_epoch =
                     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-                metrics
-                    .head_seen
-                    .with_label_values(&[chain])
-                    .set(i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX));
+                metrics.head_seen.with_label_values(&[chain]).set(since_epoch.as_secs_f64());
             }
             ChainUpdate::Logs(logs) => metrics.logs.with_label_values(&[chain]).inc_by(logs.logs.len() as u64),
             ChainUpdate::Undo(undone) => {

@@ -77,14 +77,24 @@ impl Task {
             let wrong = matches!(end, End::WrongChain(_));
             self.set(if wrong { State::WrongChain } else { State::Down }, None);
             let pause = if wrong { WRONG_CHAIN_PAUSE } else { backoff(&self.options, failures, rand::random()) };
+            self.report(&end, failures, pause);
             failures = failures.saturating_add(1);
-            let retry_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-            tracing::warn!(chain = %self.options.chain, upstream = %self.node.label, reason = %end, retry_ms, "node is not available");
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
             }
             self.set(State::Connecting, None);
+        }
+    }
+
+    /// Says why there is no connection; a node that stays away is mentioned ever more rarely.
+    fn report(&self, reason: &End, failures: u32, pause: Duration) {
+        let (chain, upstream) = (&self.options.chain, &self.node.label);
+        let retry_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+        if failures == 0 || failures.is_power_of_two() {
+            tracing::warn!(%chain, %upstream, %reason, failures, retry_ms, "node is not available");
+        } else {
+            tracing::debug!(%chain, %upstream, %reason, failures, retry_ms, "node is not available");
         }
     }
 
@@ -204,6 +214,8 @@ impl Task {
         self.pool.notify();
         let number = i64::try_from(header.number).unwrap_or(i64::MAX);
         self.node.metrics.upstream_head.with_label_values(&self.labels()).set(number);
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        self.node.metrics.upstream_seen.with_label_values(&self.labels()).set(now.as_secs_f64());
         self.tell(at, what(Arc::new(header))).await;
     }
 

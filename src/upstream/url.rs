@@ -40,7 +40,12 @@ impl NodeUrl {
         let user = self.uri.authority().and_then(|a| a.as_str().rsplit_once('@')).map_or("", |(user, _)| user);
         let path = self.uri.path_and_query().map_or("", |p| p.as_str()).trim_matches('/');
         let mut text = text.replace(&self.text, &self.host());
-        for secret in [user, path].into_iter().chain(path.split(['/', '?', '&', '='])).filter(|s| s.len() >= 4) {
+        for secret in [user, path]
+            .into_iter()
+            .chain(user.split(':'))
+            .chain(path.split(['/', '?', '&', '=']))
+            .filter(|s| s.len() >= 4)
+        {
             text = text.replace(secret, "…");
         }
         text
@@ -73,11 +78,17 @@ impl FromStr for NodeUrl {
         if uri.host().is_none_or(str::is_empty) {
             return Err("no host".into());
         }
-        if uri.authority().is_some_and(|a| a.as_str().ends_with(':')) {
-            return Err("no port after the colon".into());
+        if port_text(&uri).is_some_and(|port| port.parse::<u16>().is_err()) {
+            return Err("the port is not a number up to 65535".into());
         }
         Ok(Self { text: text.to_owned(), uri })
     }
+}
+
+/// What stands behind the host and a colon; an IPv6 host has colons of its own in its brackets.
+fn port_text(uri: &Uri) -> Option<&str> {
+    let host = uri.authority()?.as_str().rsplit('@').next()?;
+    host.rsplit(']').next()?.rsplit_once(':').map(|(_, port)| port)
 }
 
 /// One label a node: its host, with a number behind it where the same host stands more than once.
@@ -117,7 +128,9 @@ mod tests {
             ("ws://", "not a URL"),
             ("", "not a URL"),
             ("/x", "no scheme"),
-            ("ws://h:99999", "not a URL"),
+            ("ws://h:99999", "port"),
+            ("ws://h:", "port"),
+            ("ws://[::1]:x", "port"),
         ] {
             let error = text.parse::<NodeUrl>().unwrap_err();
             assert!(error.contains(why), "{text}: {error}");

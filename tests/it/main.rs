@@ -4,3 +4,4 @@ mod alloy_client;
 mod clients;
 mod harness;
 mod sidebyside;
+mod tidy;
