@@ -20,7 +20,11 @@ compose=/usr/bin/docker-compose
 
 say() { printf 'docker: %s\n' "$*"; }
 fail() {
-  printf 'docker: %s\n' "$@" >&2
+  # The containers' words first, so that the reason stands last.
+  if [ -n "${engine:-}" ]; then compose logs --no-color --tail 20 >&2 2>/dev/null || true; fi
+  printf '\ndocker: FAILED: %s\n' "$1" >&2
+  shift
+  printf '%s\n' "$@" >&2
   exit 1
 }
 
@@ -42,7 +46,7 @@ need_everything() {
     "$root/tests/node_modules/ws"; do
     [ -e "$path" ] || fail "$path is missing: run tests/setup.sh, or \`make setup\`"
   done
-  for path in unshare mount:util-linux ip:iproute2 iptables node:nodejs; do
+  for path in unshare:util-linux setpriv:util-linux mount ip:iproute2 iptables node:nodejs; do
     command -v "${path%%:*}" >/dev/null || fail "'${path%%:*}' is missing: Debian's package ${path#*:} has it"
   done
 }
@@ -75,10 +79,10 @@ build_static() {
 run_inside() {
   local forwarding
   forwarding=$(cat /proc/sys/net/ipv4/ip_forward)
-  unshare --net --mount --pid --fork --kill-child --mount-proc \
+  setpriv --pdeathsig KILL unshare --net --mount --pid --fork --kill-child --mount-proc \
     "${BASH_SOURCE[0]}" --inside "$work" "$binary" </dev/null &
   inside=$!
-  wait $inside || fail "failed; see above"
+  wait $inside || exit 1
   [ "$(cat /proc/sys/net/ipv4/ip_forward)" = "$forwarding" ] || fail "net.ipv4.ip_forward of the machine has changed"
 }
 
@@ -203,6 +207,8 @@ check_contents() {
 # What the kernel says, not what was asked for.
 check_confinement() {
   local pid status line
+  [ "$($docker inspect -f '{{.State.Status}} {{.RestartCount}}' "$gateway")" = "running 0" ] ||
+    fail "the gateway does not start, or not at once"
   pid=$($docker inspect -f '{{.State.Pid}}' "$gateway")
   status=$(tr -s '\t ' ' ' <"/proc/$pid/status")
   for line in 'Uid: 65532 65532 65532 65532' 'Gid: 65532 65532 65532 65532' 'CapPrm: 0000000000000000' \
@@ -217,7 +223,7 @@ check_confinement() {
 check_admin() {
   local address
   address=$($docker inspect -f '{{.NetworkSettings.Networks.chaincast_metrics.IPAddress}}' "$gateway")
-  wait_for 20 "/readyz to answer 200" http "http://$address:9464/readyz" >/dev/null
+  wait_for 40 "/readyz to answer 200" http "http://$address:9464/readyz" >/dev/null
   if http http://127.0.0.1:9464/livez >/dev/null; then fail "the admin port is published"; fi
   say "/readyz answers 200, on the containers' network only"
 }
@@ -230,7 +236,7 @@ heads_seen() {
 check_heads() {
   subscribe >"$work/client.log" 2>&1 &
   client=$!
-  wait_for 20 "two heads on the published port" heads_seen 2
+  wait_for 40 "two heads on the published port" heads_seen 2
   sed -n '/^head /s/head //p' "$work/client.log" | awk 'NR > 1 && $1 != last + 1 { exit 1 } { last = $1 }' ||
     fail "heads do not follow one another:" "$(cat "$work/client.log")"
   say "a client on the published port gets heads: $(grep '^head ' "$work/client.log" | head -n 2 | paste -sd ,)"
@@ -253,10 +259,6 @@ check_stop() {
 stop_engine() {
   local status=$?
   trap - EXIT
-  if [ $status != 0 ]; then
-    compose logs --no-color --tail 20 >&2 2>/dev/null || true
-    echo >&2
-  fi
   compose down --volumes --timeout 1 >/dev/null 2>&1 || true
   kill -TERM "$engine" 2>/dev/null && wait "$engine" || true
   exit $status

@@ -84,9 +84,13 @@ pub fn main() -> ExitCode {
         }
         Command::Demo(demo) => demo::run(&demo),
         Command::Check { config } => {
+            let file = config.display().to_string();
             let flags = Flags { config: Some(config), ..Flags::default() };
             match config::load(&flags, std::env::vars()) {
-                Ok(_) => ExitCode::SUCCESS,
+                Ok(_) => {
+                    println!("{file}: the configuration is right");
+                    ExitCode::SUCCESS
+                }
                 Err(mistakes) => wrong(&mistakes),
             }
         }

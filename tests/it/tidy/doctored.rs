@@ -67,10 +67,12 @@ fn the_pure_parts_stay_pure() {
         ("fn f() { std::thread::yield_now() }", "std::thread::yield_now"),
         ("use tokio::net::TcpStream;", "tokio::net::TcpStream"),
         ("fn f() -> u8 { rand::random() }", "rand::random"),
+        ("use rand::rngs::OsRng;", "rand::rngs::OsRng"),
     ] {
         assert_eq!(purity(text), one(1, what), "{text}");
     }
     assert!(purity("use std::time::Instant;\n// async and Instant::now()\nconst A: &str = \"tokio::net\";").is_empty());
+    assert!(purity("use rand::rngs::StdRng;\nfn f(seed: u64) { StdRng::seed_from_u64(seed); }").is_empty());
     assert!(purity("#[cfg(test)]\nmod tests { fn f() { Instant::now(); } }\n").is_empty());
     assert_eq!(purity("#[cfg(test)]\nmod tests;\nfn f() { Instant::now(); }"), one(3, "Instant::now"));
     assert_eq!(purity("#[cfg(not(test))]\nfn f() { Instant::now(); }"), one(2, "Instant::now"));

@@ -23,9 +23,16 @@ const MAY_USE: [(&str, &[&str]); 7] = [
 const ONLY_FOR: [(&str, &[&str]); 1] = [("devnode", &["cli"])];
 
 /// Files and folders that are pure: no async, no clock, no I/O, no threads, no randomness.
-pub(super) const PURE: [&str; 11] = [
+pub(super) const PURE: [&str; 18] = [
     "src/chain.rs",
     "src/close.rs",
+    "src/devnode/args.rs",
+    "src/devnode/block.rs",
+    "src/devnode/branch.rs",
+    "src/devnode/chain.rs",
+    "src/devnode/economy.rs",
+    "src/devnode/filter.rs",
+    "src/devnode/transaction.rs",
     "src/filter/",
     "src/hub/frame.rs",
     "src/hub/streams.rs",
@@ -38,7 +45,9 @@ pub(super) const PURE: [&str; 11] = [
 ];
 const IMPURE_WORDS: [&str; 9] =
     ["async", "await", "elapsed", "print", "println", "eprintln", "stdin", "stdout", "thread_local"];
-const IMPURE_CRATES: [&str; 5] = ["tokio", "tokio_util", "rand", "socket2", "hyper"];
+const IMPURE_CRATES: [&str; 4] = ["tokio", "tokio_util", "socket2", "hyper"];
+/// Randomness from the system; a generator that is seeded by an argument is none.
+const RANDOM: [&str; 6] = ["OsRng", "ThreadRng", "from_os_rng", "random", "rng", "thread_rng"];
 const IMPURE_STD: [&str; 6] = ["env", "fs", "net", "os", "process", "thread"];
 
 /// Something that a rule found.
@@ -117,7 +126,8 @@ pub(super) fn purity(file: &Source) -> Vec<Finding> {
         let second = path.segments.get(1).map_or("", String::as_str);
         let clock = path.segments.len() > 1 && path.segments.last().is_some_and(|last| last == "now");
         let word = path.segments.iter().any(|segment| IMPURE_WORDS.contains(&segment.as_str()));
-        clock || word || IMPURE_CRATES.contains(&first) || (first == "std" && IMPURE_STD.contains(&second))
+        let random = path.segments.len() > 1 && path.segments.iter().any(|s| RANDOM.contains(&s.as_str()));
+        clock || word || random || IMPURE_CRATES.contains(&first) || (first == "std" && IMPURE_STD.contains(&second))
     });
     impure.map(|path| finding("purity", file, path.line, path.segments.join("::"))).collect()
 }
