@@ -102,7 +102,9 @@ impl Cache {
             });
             (number, store.head, asking)
         };
-        let answer = asking.await;
+        let mut waiting = Waiting { cache: self, slot: &slot, number, asking: Some(asking) };
+        let answer = waiting.asking.as_mut().expect("it is taken at the end").await;
+        drop(waiting);
         self.store().settle(slot, number, head, &answer, self.most);
         self.gauge(&self.store());
         answer
@@ -115,6 +117,29 @@ impl Cache {
     fn gauge(&self, store: &Store) {
         let bytes = i64::try_from(store.bytes).unwrap_or(i64::MAX);
         self.metrics.call_cache_bytes.with_label_values(&[&*self.chain]).set(bytes);
+    }
+}
+
+/// Waits for a question under way. The last one who leaves before the answer ends the question: nobody would drive it
+/// on, and it holds one of its node's places for calls.
+struct Waiting<'a> {
+    cache: &'a Cache,
+    slot: &'a Slot,
+    number: u64,
+    asking: Option<Asking>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut store = self.cache.store();
+        self.asking = None;
+        let ends = |(number, asking): &(u64, Asking)| {
+            *number == self.number && asking.strong_count() == Some(1) && asking.peek().is_none()
+        };
+        let abandoned =
+            if store.asking.get(self.slot).is_some_and(ends) { store.asking.remove(self.slot) } else { None };
+        drop(store);
+        drop(abandoned);
     }
 }
 
@@ -185,6 +210,27 @@ mod tests {
         cache.get_or_ask(Scope::Head, key(2), ask("null")).await.unwrap();
         cache.get_or_ask(Scope::Head, key(2), ask("null")).await.unwrap();
         assert_eq!(asked.load(Ordering::SeqCst), 5, "null is not kept");
+    }
+
+    #[tokio::test]
+    async fn a_question_ends_with_the_last_who_waits() {
+        let (cache, held) = (cache(1_000), Arc::new(()));
+        let ask = || {
+            let held = held.clone();
+            move || -> BoxFuture<'static, Answer> {
+                Box::pin(async move {
+                    let _held = held;
+                    std::future::pending().await
+                })
+            }
+        };
+        let mut first = Box::pin(cache.get_or_ask(Scope::Block, key(1), ask()));
+        let mut second = Box::pin(cache.get_or_ask(Scope::Block, key(1), ask()));
+        assert!((&mut first).now_or_never().is_none() && (&mut second).now_or_never().is_none());
+        drop(first);
+        assert_eq!((cache.store().asking.len(), Arc::strong_count(&held)), (1, 2), "the second still waits");
+        drop(second);
+        assert_eq!((cache.store().asking.len(), Arc::strong_count(&held)), (0, 1));
     }
 
     #[tokio::test]

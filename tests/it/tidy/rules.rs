@@ -2,7 +2,7 @@
 //!
 //! Owns the numbers and the forbidden words. Does not know which files there are, nor the exceptions.
 
-use super::source::Source;
+use super::source::{Source, ending};
 
 /// Lines of a function, from `fn` to its closing brace.
 pub(super) const FUNCTION_LINES: usize = 70;
@@ -152,11 +152,11 @@ pub(super) fn opening(file: &Source) -> Vec<Finding> {
     }
     let skipped = |line: &&str| line.starts_with("#!") || line.eq_ignore_ascii_case("<!doctype html>");
     let first = file.text.lines().find(|line| !skipped(line)).unwrap_or("");
-    let wanted: &[&str] = match file.path.rsplit('.').next() {
-        Some("rs") => &["//! "],
-        Some("go" | "js" | "mjs") => &["// ", "/*"],
-        Some("py") => &["# ", "\"\"\""],
-        Some("html") => &["<!--"],
+    let wanted: &[&str] = match ending(&file.path) {
+        "rs" => &["//! "],
+        "go" | "js" | "mjs" => &["// ", "/*"],
+        "py" => &["# ", "\"\"\""],
+        "html" => &["<!--"],
         _ => &["# "],
     };
     let opens = wanted.iter().any(|mark| first.starts_with(mark));
@@ -166,8 +166,7 @@ pub(super) fn opening(file: &Source) -> Vec<Finding> {
 /// Programs and what is written by hand like one.
 fn is_program(file: &Source) -> bool {
     let name = file.path.rsplit('/').next().unwrap_or("");
-    let ending = name.rsplit_once('.').map_or("", |(_, ending)| ending);
-    matches!(ending, "rs" | "go" | "js" | "mjs" | "py" | "sh" | "html")
+    matches!(ending(name), "rs" | "go" | "js" | "mjs" | "py" | "sh" | "html")
         || matches!(name, "Dockerfile" | "Makefile")
         || file.text.starts_with("#!/")
 }
@@ -224,7 +223,7 @@ pub(super) fn test_sleeps(file: &Source) -> Vec<Finding> {
         path.is_test && matches!(last, "sleep" | "sleep_until" | "sleep_ms")
     });
     let around = |line: usize| {
-        let inner = file.functions().into_iter().filter(|f| (f.first_line..=f.last_line).contains(&line)).last();
+        let inner = file.functions().into_iter().rfind(|f| (f.first_line..=f.last_line).contains(&line));
         inner.map_or("file".into(), |f| f.name)
     };
     sleeps.map(|path| finding("test-sleep", file, path.line, around(path.line))).collect()
@@ -251,7 +250,7 @@ pub(super) fn lock_hosts(file: &Source) -> Vec<Finding> {
     }
     let crates_io = r#"source = "registry+https://github.com/rust-lang/crates.io-index""#;
     let says_where = |line: &str| {
-        let keys = [r#"source = "#, r#""resolved":"#, "--index-url", "--extra-index-url", "--find-links", "replace "];
+        let keys = ["source = ", r#""resolved":"#, "--index-url", "--extra-index-url", "--find-links", "replace "];
         keys.iter().any(|key| line.trim_start().starts_with(key)) && line != crates_io
     };
     let lines = (1..).zip(file.text.lines()).filter(|(_, line)| says_where(line));

@@ -48,7 +48,7 @@ impl Source {
     /// Reads a file. What ends in `.rs` must be Rust.
     pub(super) fn new(path: &str, text: &str) -> Self {
         let mut tokens = Vec::new();
-        if path.ends_with(".rs") {
+        if ending(path) == "rs" {
             let stream: TokenStream = text.parse().unwrap_or_else(|e| panic!("{path} is not Rust: {e}"));
             let is_test = path.split(['/', '.']).any(|part| part == "tests" || part == "benches");
             flatten(stream, is_test, 0, &mut tokens);
@@ -57,7 +57,7 @@ impl Source {
     }
 
     pub(super) fn is_rust(&self) -> bool {
-        self.path.ends_with(".rs")
+        ending(&self.path) == "rs"
     }
 
     /// The module of `src/lib.rs` that the file belongs to; `None` for other files, the bin among them.
@@ -148,6 +148,12 @@ impl Source {
         }
         paths.push(Path { segments, line: first.line, is_test: first.is_test, depth: first.depth });
     }
+}
+
+/// What follows the last dot of a path's last part.
+pub(super) fn ending(path: &str) -> &str {
+    let name = path.rsplit('/').next().unwrap_or("");
+    name.rsplit_once('.').map_or("", |(_, ending)| ending)
 }
 
 /// Puts the tokens of a stream in a row. An item behind an attribute `cfg(test)` is a test's.
