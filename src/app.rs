@@ -111,7 +111,8 @@ pub async fn run(
         draining: accepting.clone(),
     });
     tasks.spawn(server::serve_admin(admin, metrics.clone(), readiness, serving.clone()));
-    let (workers, threads) = start_workers(&options, &chains, &metrics, &accepting)?;
+    let ended = CancellationToken::new();
+    let (workers, threads) = start_workers(&options, &chains, &metrics, (&accepting, &ended))?;
     let acceptor = Acceptor {
         listener: public,
         options: options.server.clone(),
@@ -124,6 +125,7 @@ pub async fn run(
     let early = tokio::select! {
         () = stop => None,
         Some(ended) = next_failure(&mut tasks) => Some(ended),
+        () = ended.cancelled() => Some(anyhow::anyhow!("a shard thread ended early")),
     };
     shut_down(&options, &accepting, &serving, threads, tasks).await;
     early.map_or(Ok(()), Err)
@@ -196,12 +198,13 @@ fn start_chain(chain: &Chain, metrics: &Metrics, stop: &CancellationToken, tasks
     server::Chain { name, journal, feeds: feeds.sender().clone(), demand, calls }
 }
 
-/// Starts the shard threads, each with a runtime of its own.
+/// Starts the shard threads, each with a runtime of its own. They end on the first token; the second is cancelled when
+/// one has ended, by a panic too.
 fn start_workers(
     options: &Options,
     chains: &[server::Chain],
     metrics: &Metrics,
-    stop: &CancellationToken,
+    (stop, ended): (&CancellationToken, &CancellationToken),
 ) -> anyhow::Result<(Vec<WorkerHandle>, Vec<std::thread::JoinHandle<()>>)> {
     let mut handles = Vec::new();
     let mut threads = Vec::new();
@@ -214,10 +217,13 @@ fn start_workers(
             hub: options.hub.clone(),
             metrics: metrics.clone(),
         };
-        let stop = stop.clone();
+        let (stop, ended) = (stop.clone(), ended.clone().drop_guard());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name(format!("shard-{number}"));
-        threads.push(thread.spawn(move || runtime.block_on(worker.run(queue, stop)))?);
+        threads.push(thread.spawn(move || {
+            let _ended = ended;
+            runtime.block_on(worker.run(queue, stop));
+        })?);
         handles.push(handle);
     }
     Ok((handles, threads))

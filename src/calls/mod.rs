@@ -196,6 +196,11 @@ impl Calls {
         let mut scope = Scope::Head;
         if method == "eth_getLogs" {
             outgoing.deadline = self.options.logs_deadline;
+            let by = Instant::now() + self.options.announced_wait;
+            while self.view.logs_are_coming(&outgoing.params) && Instant::now() < by {
+                // A node may answer `[]` for a block it has just announced; ours are complete.
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
             if let Some(logs) = self.view.logs(&outgoing.params) {
                 self.count_cache("own_logs");
                 return self.rows(logs);
@@ -282,8 +287,8 @@ async fn ask(pool: Arc<Pool>, outgoing: Outgoing, wait: Duration, once: bool) ->
             Err(CallError::Unavailable(_)) if once => return Err(rpc::internal_error("the node could not be asked")),
             Err(CallError::Unavailable(_)) => Err(rpc::internal_error("the node could not be asked")),
         });
-        if tried.len() == pool.nodes().len() && Instant::now() < found_by {
-            // All were asked: give them a moment to import the block.
+        if pool.pick(outgoing.height, &tried).is_none() && Instant::now() < found_by {
+            // All that can be asked were: give them a moment to import the block.
             tokio::time::sleep(Duration::from_millis(25)).await;
             tried.clear();
         }

@@ -114,9 +114,7 @@ impl View {
 
     /// The answer to `eth_getLogs` by the hash of a block whose logs are held.
     pub(super) fn logs(&self, params: &RawValue) -> Option<Bytes> {
-        let list: Vec<serde_json::Map<String, Value>> = serde_json::from_str(params.get()).ok()?;
-        let [mut filter] = <[_; 1]>::try_from(list).ok()?;
-        let hash: B256 = filter.get("blockHash")?.as_str().filter(|text| text.len() == 66)?.parse().ok()?;
+        let (mut filter, hash) = by_hash(params)?;
         let logs = self.known().logs.get(&hash)?.clone();
         filter.remove("blockHash");
         if filter.contains_key("fromBlock") || filter.contains_key("toBlock") {
@@ -135,26 +133,51 @@ impl View {
         Some(json.into())
     }
 
-    /// Number of blocks that a call of `eth_getLogs` spans; `None` where the node will refuse it anyway.
+    /// Whether the call is `eth_getLogs` by the hash of an announced block whose logs are not here yet.
+    pub(super) fn logs_are_coming(&self, params: &RawValue) -> bool {
+        let Some((_, hash)) = by_hash(params) else { return false };
+        let known = self.known();
+        let oldest = known.blocks.len().saturating_sub(BLOCKS_WITH_LOGS);
+        let recent = known.blocks.iter().skip(oldest).any(|block| block.hash == hash);
+        recent && !known.logs.contains_key(&hash)
+    }
+
+    /// Number of blocks that a call of `eth_getLogs` spans at most; `None` where the node will refuse it anyway.
+    ///
+    /// Read as loosely as any node does: Go takes keys in any case and the last one of them, some take leading zeros.
     pub(super) fn span(&self, params: &RawValue) -> Option<u64> {
         let list: Vec<serde_json::Map<String, Value>> = serde_json::from_str(params.get()).ok()?;
         let filter = list.first()?;
-        if filter.get("blockHash").is_some_and(|hash| !hash.is_null()) {
+        let named = |name: &str| -> Vec<&Value> {
+            filter.iter().filter(|(key, _)| key.to_lowercase() == name).map(|(_, value)| value).collect()
+        };
+        let hashes = named("blockhash");
+        if !hashes.is_empty() && hashes.iter().all(|hash| !hash.is_null()) {
             return Some(1);
         }
         let tip = self.tip().map_or(0, |tip| tip.block.number);
-        let number = |key: &str| match filter.get(key) {
-            None | Some(Value::Null) => Some(tip),
-            Some(Value::String(text)) => match text.as_str() {
+        let number = |value: &Value| match value {
+            Value::Null => Some(tip),
+            Value::String(text) => match text.as_str() {
                 "latest" | "pending" | "safe" | "finalized" => Some(tip),
                 "earliest" => Some(0),
-                text => quantity(text),
+                text => text.strip_prefix("0x").and_then(|digits| u64::from_str_radix(digits, 16).ok()),
             },
-            Some(_) => None,
+            other => other.as_u64(),
         };
-        let (from, to) = (number("fromBlock")?, number("toBlock")?);
+        let numbers = |name: &str| named(name).into_iter().map(number).collect::<Option<Vec<u64>>>();
+        let from = numbers("fromblock")?.into_iter().min().unwrap_or(tip);
+        let to = numbers("toblock")?.into_iter().max().unwrap_or(tip);
         to.checked_sub(from).map(|span| span.saturating_add(1))
     }
+}
+
+/// The filter and the block hash of a call of `eth_getLogs` by hash.
+fn by_hash(params: &RawValue) -> Option<(serde_json::Map<String, Value>, B256)> {
+    let list: Vec<serde_json::Map<String, Value>> = serde_json::from_str(params.get()).ok()?;
+    let [filter] = <[_; 1]>::try_from(list).ok()?;
+    let hash = filter.get("blockHash")?.as_str().filter(|text| text.len() == 66)?.parse().ok()?;
+    Some((filter, hash))
 }
 
 impl Known {
@@ -257,7 +280,10 @@ mod tests {
             json: Bytes::from(format!("{{\"n\":{n}}}")),
         };
         let block = BlockRef { number: 10, hash: hash(10) };
+        let params = raw(&format!("[{{\"blockHash\":\"{}\"}}]", hash(10)));
+        assert!(view.logs_are_coming(&params));
         view.follow(&ChainUpdate::Logs(Arc::new(BlockLogs { block, logs: vec![log(1), log(2)] })));
+        assert!(!view.logs_are_coming(&params));
         let ask = |rest: &str| view.logs(&raw(&format!("[{{\"blockHash\":\"{}\"{rest}}}]", hash(10))));
         assert_eq!(ask("").as_deref(), Some(&br#"[{"n":1},{"n":2}]"#[..]));
         assert_eq!(
@@ -268,5 +294,13 @@ mod tests {
         assert_eq!(ask(r#","fromBlock":"0x1""#), None);
         assert_eq!(view.span(&raw(r#"[{"fromBlock":"0x1","toBlock":"latest"}]"#)), Some(10));
         assert_eq!(view.span(&raw(r#"[{"fromBlock":"0x5","toBlock":"0x1"}]"#)), None);
+        assert_eq!(view.span(&raw(r#"[{"fromBlock":"0x000","toBlock":"latest"}]"#)), Some(11));
+        for hidden in [
+            r#"[{"FromBlock":"0x0"}]"#,
+            "[{\"fromBloc\u{212a}\":\"0x0\"}]",
+            r#"[{"blockHash":"0x1","BLOCKHASH":null,"fromBlock":"0x0"}]"#,
+        ] {
+            assert_eq!(view.span(&raw(hidden)), Some(11), "{hidden}");
+        }
     }
 }

@@ -196,7 +196,7 @@ fn check(keys: &Keys, mistakes: &mut Vec<String>) {
             wrong(key, "must not be zero".into());
         }
     }
-    if keys.upstream.reorg_max_blocks * 2 > keys.history.entries {
+    if keys.upstream.reorg_max_blocks.saturating_mul(2) > keys.history.entries {
         wrong("history.entries", "must be at least twice upstream.reorg_max_blocks".into());
     }
     let mut seen: HashMap<&str, &String> = HashMap::new();

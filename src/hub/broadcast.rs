@@ -17,8 +17,8 @@ use super::{Shard, StreamKey, catchup, frame};
 use crate::chain::{FeedEvent, Log};
 use crate::journal::{Entry, Update};
 
-/// Writes between two yields: about a millisecond of `send` calls.
-const PORTION: usize = 128;
+/// Writes between two yields: about a millisecond of `send` calls. Few in tests, so that much happens in between.
+const PORTION: usize = if cfg!(test) { 4 } else { 128 };
 
 /// One subscription that gets a batch.
 #[derive(Debug, Clone, Copy)]

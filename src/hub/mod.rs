@@ -23,6 +23,9 @@ mod socket;
 mod streams;
 mod timers;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -112,7 +112,7 @@ impl Shard {
                     Ok(None) => return,
                     Err(Trimmed { .. }) => {
                         tail.skip_to_end();
-                        self.fall_behind();
+                        self.fall_behind(tail.position());
                     }
                 },
                 event = feeds.recv() => match event {
@@ -126,10 +126,10 @@ impl Shard {
     }
 
     /// The journal lost entries before this shard could read them: whoever was owed them is told by a close.
-    fn fall_behind(self: &Rc<Self>) {
+    fn fall_behind(self: &Rc<Self>, position: u64) {
         tracing::error!(chain = %self.chain, "a shard fell behind the journal");
         self.close_subscribers();
-        self.state.borrow_mut().seq = self.journal.last();
+        self.state.borrow_mut().seq = position;
     }
 
     pub(super) fn count_dropped(&self, cause: &str, n: u64) {
@@ -181,6 +181,8 @@ impl Shard {
         subs.iter().for_each(|sub| self.leave(sub));
         let mut state = self.state.borrow_mut();
         let conn = state.conns.remove(key.slot as usize);
+        // A drain task may hold the socket and wait for it: this wakes it.
+        conn.socket.abort();
         state.wheel.remove(key, conn.ping_slot);
         state.attention.remove(&key);
         let reason = conn.closing.map_or(why, |closing| closing.reason);

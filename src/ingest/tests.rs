@@ -188,6 +188,20 @@ fn a_plain_chain_and_a_jump() {
 }
 
 #[test]
+fn what_left_the_window_is_never_taken_for_unpublished() {
+    let mut b = Bench::new(8);
+    let a = b.branch("a", 1, 20, B256::ZERO);
+    a.iter().enumerate().for_each(|(at, tip)| if at == 0 { b.connect(0, *tip) } else { b.head(0, *tip) });
+    // A shorter branch leaves room in the window; the next one leaves the chain below it, where logs were published.
+    let short = b.branch("s", 15, 2, a[13]);
+    b.head(0, short[1]);
+    assert_eq!((b.gaps, b.tip()), (0, short[1]));
+    let deep = b.branch("d", 11, 8, a[9]);
+    b.head(0, deep[7]);
+    assert_eq!((b.gaps, b.tip()), (1, deep[7]), "logs that cannot be taken back are a gap");
+}
+
+#[test]
 fn a_reorg_told_by_its_tip_is_told_whole() {
     let mut b = Bench::new(64);
     let a = b.branch("a", 1, 5, B256::ZERO);

@@ -85,6 +85,8 @@ pub struct Tracker {
     chain: VecDeque<Entry>,
     /// How many entries at the front have their logs published.
     published: usize,
+    /// Blocks that were published are no longer in the window.
+    cut: bool,
     bytes: usize,
     heard: HashMap<B256, Arc<Header>>,
     heard_order: VecDeque<B256>,
@@ -103,6 +105,7 @@ impl Tracker {
             giver: None,
             chain: VecDeque::new(),
             published: 0,
+            cut: false,
             bytes: 0,
             heard: HashMap::new(),
             heard_order: VecDeque::new(),
@@ -251,13 +254,12 @@ impl Tracker {
                     wanted.push((node, hash));
                     continue;
                 }
-                Link::Below => match self.extend_down(now) {
-                    Ok(()) => {}
-                    Err(hash) => {
+                Link::Below => {
+                    if let Err(hash) = self.extend_down(now) {
                         wanted.push((node, hash));
                         continue;
                     }
-                },
+                }
             }
             return true;
         }
@@ -316,7 +318,7 @@ impl Tracker {
                 return Link::TooFar;
             }
             if lowest.number <= first.header.number {
-                let young = self.chain.len() < self.bounds.window && first.header.number > 0;
+                let young = !self.cut && self.chain.len() < self.bounds.window && first.header.number > 0;
                 return if young { Link::Below } else { Link::TooFar };
             }
             let Some(parent_number) = lowest.number.checked_sub(1) else { return Link::Broken };
@@ -360,7 +362,7 @@ impl Tracker {
     /// Starts anew at `tip`: what follows does not connect to what was published.
     fn restart(&mut self, tip: Arc<Header>, now: Instant) {
         self.chain.clear();
-        (self.published, self.bytes) = (0, 0);
+        (self.published, self.bytes, self.cut) = (0, 0, false);
         self.actions.push(Action::Publish(ChainUpdate::Gap, now));
         self.append(tip, now);
     }
@@ -439,7 +441,7 @@ impl Tracker {
         let too_much = |t: &Self| t.chain.len() > t.bounds.window || t.bytes > t.bounds.window_bytes;
         while too_much(self) && self.published > 1 {
             let oldest = self.chain.pop_front().expect("an entry is published");
-            self.published -= 1;
+            (self.published, self.cut) = (self.published - 1, true);
             self.bytes -= oldest.undo().logs.map_or(0, |logs| logs_bytes(&logs));
         }
     }

@@ -55,6 +55,11 @@ pub(super) async fn answer(
     let Some(context) = context.cloned() else {
         return Ok(plain(StatusCode::NOT_FOUND, "no such chain\n"));
     };
+    let upgrades = request.method() == Method::GET && wants_websocket(request.headers());
+    if !upgrades {
+        // A whole request came: what follows on the connection is bounded by the time for its head.
+        peer.handshake.borrow_mut().take();
+    }
     let from_a_page = request.headers().contains_key(header::ORIGIN);
     let mut answer = route(local, peer, context, request).await;
     if from_a_page {
@@ -136,7 +141,6 @@ async fn post(local: &Local, context: &Context, peer: &Peer, request: Request<In
     if !is_json(request.headers()) {
         return plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid content type, only application/json is supported\n");
     }
-    peer.handshake.borrow_mut().take();
     let Some(limits) = peer.limits.borrow_mut().take() else {
         return plain(StatusCode::BAD_REQUEST, "the connection is being upgraded\n");
     };

@@ -14,7 +14,7 @@ use hyper::service::service_fn;
 use hyper::{Request, server::conn::http1};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::{broadcast, mpsc};
-use tokio::task::LocalSet;
+use tokio::task::{JoinSet, LocalSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -28,6 +28,9 @@ use crate::journal::Journal;
 use crate::metrics::Metrics;
 use crate::session::{self, Context, HttpLimits};
 use crate::upstream::DemandHandle;
+
+/// How often a drain looks for clients that came late.
+const DRAIN_LOOK: Duration = Duration::from_millis(100);
 
 /// What a shard thread needs of one chain.
 #[derive(Clone)]
@@ -92,10 +95,12 @@ impl Worker {
         let shards = CancellationToken::new();
         tasks
             .run_until(async {
-                let (local, shard_tasks) = self.build(&shards);
+                let (local, mut shard_tasks) = self.build(&shards);
                 loop {
                     tokio::select! {
                         () = stop.cancelled() => break,
+                        // A shard ends early only by a panic; its clients would wait for events for ever.
+                        Some(_ended) = shard_tasks.join_next() => break,
                         accepted = queue.recv() => match accepted {
                             Some(accepted) => local.clone().start(accepted),
                             None => break,
@@ -109,8 +114,8 @@ impl Worker {
                 }
                 local.drain().await;
                 shards.cancel();
-                for task in shard_tasks {
-                    if let Err(error) = task.await {
+                while let Some(ended) = shard_tasks.join_next().await {
+                    if let Err(error) = ended {
                         tracing::error!(%error, "a shard ended early");
                     }
                 }
@@ -118,8 +123,8 @@ impl Worker {
             .await;
     }
 
-    fn build(self, stop: &CancellationToken) -> (Rc<Local>, Vec<tokio::task::JoinHandle<()>>) {
-        let mut tasks = Vec::new();
+    fn build(self, stop: &CancellationToken) -> (Rc<Local>, JoinSet<()>) {
+        let mut tasks = JoinSet::new();
         let mut contexts = Vec::new();
         for chain in self.chains {
             let demand = chain.demand;
@@ -131,7 +136,7 @@ impl Worker {
                 metrics: self.metrics.clone(),
             };
             let (shard, tail, feeds) = Shard::new(links, self.hub.clone());
-            tasks.push(tokio::task::spawn_local(shard.clone().run(tail, feeds, stop.clone())));
+            tasks.spawn_local(shard.clone().run(tail, feeds, stop.clone()));
             let context = Context {
                 shard,
                 calls: chain.calls,
@@ -210,9 +215,17 @@ impl Local {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         self.draining.cancel();
-        self.contexts().for_each(|context| context.shard.close_all(Reason::Restart));
         self.sessions.close();
-        if tokio::time::timeout(self.options.drain_clients_max, self.sessions.wait()).await.is_err() {
+        let gone = async {
+            loop {
+                // Again and again: an upgrade may have been under way.
+                self.contexts().for_each(|context| context.shard.close_all(Reason::Restart));
+                if tokio::time::timeout(DRAIN_LOOK, self.sessions.wait()).await.is_ok() {
+                    return;
+                }
+            }
+        };
+        if tokio::time::timeout(self.options.drain_clients_max, gone).await.is_err() {
             tracing::info!(left = self.sessions.len(), "connections did not end in time");
         }
     }

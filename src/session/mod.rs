@@ -181,7 +181,7 @@ impl Session {
         let over = self.limits.borrow().over().map(|_| Instant::now() + OVER_LIMIT_STAY);
         let mut whole_by: Option<Instant> = None;
         if let Some(end) = self.take(&mut reader, first, &mut tasks).await {
-            return end;
+            return self.linger(socket, end).await;
         }
         loop {
             let deadline = [over, whole_by].into_iter().flatten().min();
@@ -206,9 +206,13 @@ impl Session {
             if self.context.shard.is_closing(self.key) {
                 return self.linger(socket, Reason::PeerGone).await;
             }
-            whole_by =
-                reader.is_partial().then(|| whole_by.unwrap_or_else(|| Instant::now() + options.message_timeout));
+            // What is partial after a whole message began just now.
+            let begun = whole_by.filter(|_| reader.is_same_partial());
+            let waits = Instant::now();
             self.context.shard.drained(self.key, options.held_max_bytes).await;
+            // While we do not read, the client is not late.
+            let begun = begun.map_or_else(|| Instant::now() + options.message_timeout, |by| by + waits.elapsed());
+            whole_by = reader.is_partial().then_some(begun);
         }
     }
 
@@ -268,7 +272,7 @@ impl Session {
             return;
         }
         if let Some(error) = refused {
-            work.steps.iter_mut().for_each(|step| refuse_call(step, &error));
+            work.steps = work.steps.into_iter().filter_map(|step| refuse_call(step, &error)).collect();
         }
         // Own answers are ready at once.
         let steps = call_all(calls, work.steps).now_or_never().expect("own answers do not wait");
@@ -279,9 +283,10 @@ impl Session {
         let _busy = Busy::new(&self.context);
         let permit = self.in_flight.acquire().await.expect("it is never closed");
         let steps = call_all(&self.context.calls, work.steps).await;
-        drop(permit);
+        // An answer that waits for the client to read keeps its place: no more of them are made meanwhile.
         self.context.shard.drained(self.key, self.context.options.held_max_bytes).await;
         self.finish(work.batch, steps);
+        drop(permit);
         self.limits.borrow_mut().answered();
     }
 
@@ -333,9 +338,11 @@ fn read_some(socket: &Socket) -> Read {
     }
 }
 
-fn refuse_call(step: &mut Step, error: &rpc::Error) {
-    if let Step::Call { id: Some(id), .. } = step {
-        *step = Step::Answer(rpc::answer_error(id, error));
+/// Calls are answered with the error, and those that want no answer are dropped: none may be run.
+fn refuse_call(step: Step, error: &rpc::Error) -> Option<Step> {
+    match step {
+        Step::Call { id, .. } => Some(Step::Answer(rpc::answer_error(&id?, error))),
+        other => Some(other),
     }
 }
 
@@ -343,5 +350,19 @@ async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_refused_call_is_run() {
+        let call = |id: Option<&str>| Step::Call { id: id.map(Into::into), method: "eth_call".into(), params: None };
+        let error = rpc::limit("calls_in_flight", "connection", 100);
+        assert!(matches!(refuse_call(call(Some("1")), &error), Some(Step::Answer(text)) if text.contains("-32005")));
+        assert!(refuse_call(call(None), &error).is_none(), "nobody waits for its answer");
+        assert!(matches!(refuse_call(Step::Answer("x".into()), &error), Some(Step::Answer(text)) if text == "x"));
     }
 }

@@ -48,6 +48,8 @@ pub struct Reader {
     /// Bytes of a frame that is not whole yet.
     held: Vec<u8>,
     partial: Option<Partial>,
+    /// A message became whole in the last piece.
+    completed: bool,
     ended: bool,
 }
 
@@ -61,7 +63,7 @@ impl Reader {
     /// Nothing was read yet.
     #[must_use]
     pub fn new(bounds: Bounds) -> Self {
-        Self { bounds, held: Vec::new(), partial: None, ended: false }
+        Self { bounds, held: Vec::new(), partial: None, completed: false, ended: false }
     }
 
     /// Whether a message has begun and is not whole.
@@ -70,8 +72,15 @@ impl Reader {
         !self.held.is_empty() || self.partial.is_some()
     }
 
+    /// Whether the message that is not whole had begun before the last piece came.
+    #[must_use]
+    pub fn is_same_partial(&self) -> bool {
+        self.is_partial() && !self.completed
+    }
+
     /// Takes bytes in and returns what they complete. After [`Event::Close`] or [`Event::Broken`] nothing more comes.
     pub fn feed(&mut self, bytes: &[u8]) -> Vec<Event> {
+        self.completed = false;
         let mut held = std::mem::take(&mut self.held);
         if held.is_empty() {
             let (events, used) = self.read(bytes);
@@ -159,6 +168,7 @@ impl Reader {
             return None;
         }
         let Partial { text, bytes, .. } = self.partial.take()?;
+        self.completed = true;
         if text && std::str::from_utf8(&bytes).is_err() {
             return Some(Event::Broken(Reason::NotUtf8));
         }
@@ -255,6 +265,19 @@ mod tests {
         ] {
             assert_eq!(read(&bytes).pop(), Some(Event::Broken(reason)), "{bytes:?}");
         }
+    }
+
+    #[test]
+    fn a_partial_message_is_told_from_the_one_before_it() {
+        let two = [frame(0x81, b"one"), frame(0x81, b"two")].concat();
+        let mut reader = Reader::new(BOUNDS);
+        reader.feed(&two[..3]);
+        reader.feed(&two[3..6]);
+        assert!(reader.is_same_partial());
+        reader.feed(&two[6..12]);
+        assert!(reader.is_partial() && !reader.is_same_partial(), "the first is whole, the second has begun");
+        reader.feed(&two[12..]);
+        assert!(!reader.is_partial());
     }
 
     #[test]
