@@ -219,8 +219,9 @@ mod tests {
             let held = held.clone();
             move || -> BoxFuture<'static, Answer> {
                 Box::pin(async move {
-                    let _held = held;
-                    std::future::pending().await
+                    std::future::pending::<()>().await;
+                    drop(held);
+                    Ok(Bytes::new())
                 })
             }
         };

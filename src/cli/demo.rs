@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 
-use super::{finish, init_logs, runtime, stop_signal, wrong};
+use super::{block_on, init_logs, stop_signal, wrong};
 use crate::app::{self, Listeners};
 use crate::config::{self, Config, Flags};
 use crate::devnode::{BlockTime, DevNode, DevOptions, Miner, MinerOptions, SharedChain};
@@ -59,7 +59,7 @@ pub(super) fn run(demo: &Demo) -> ExitCode {
         Ok(listeners) => listeners,
         Err(why) => return wrong(&why),
     };
-    finish(runtime().and_then(|runtime| runtime.block_on(serve(demo.period, node_listener, config, listeners))))
+    block_on(serve(demo.period, node_listener, config, listeners))
 }
 
 async fn serve(

@@ -77,7 +77,7 @@ pub fn main() -> ExitCode {
                 admin: run.admin,
                 data_dir: run.data_dir,
             };
-            match config::load(&flags, std::env::vars()) {
+            match config::load(&flags, environment()) {
                 Ok(config) => serve(config),
                 Err(mistakes) => wrong(&mistakes),
             }
@@ -86,7 +86,7 @@ pub fn main() -> ExitCode {
         Command::Check { config } => {
             let file = config.display().to_string();
             let flags = Flags { config: Some(config), ..Flags::default() };
-            match config::load(&flags, std::env::vars()) {
+            match config::load(&flags, environment()) {
                 Ok(_) => {
                     println!("{file}: the configuration is right");
                     ExitCode::SUCCESS
@@ -95,6 +95,11 @@ pub fn main() -> ExitCode {
             }
         }
     }
+}
+
+/// The environment as far as it is text: what is not cannot be a key of ours.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
 
 fn wrong(why: &impl std::fmt::Display) -> ExitCode {
@@ -111,16 +116,17 @@ fn serve(config: Config) -> ExitCode {
         Ok(listeners) => listeners,
         Err(why) => return wrong(&why),
     };
-    finish(runtime().and_then(|runtime| {
-        runtime.block_on(async { app::run(config.app, listeners, Metrics::new(), stop_signal()?).await })
-    }))
+    block_on(async { app::run(config.app, listeners, Metrics::new(), stop_signal()?).await })
 }
 
-fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
-}
-
-fn finish(result: anyhow::Result<()>) -> ExitCode {
+/// Runs to the end. What blocks in the background by then (a look-up of a host name) is not waited for.
+fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let result = runtime.map_err(Into::into).and_then(|runtime| {
+        let result = runtime.block_on(work);
+        runtime.shutdown_background();
+        result
+    });
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -11,6 +11,9 @@ use crate::{app, calls, filter, hub, ingest, journal, rpc, server, session, upst
 /// A share of the descriptors is left for nodes, files and the admin listener.
 const DESCRIPTOR_SHARE: (u64, u64) = (4, 5);
 
+/// More calls at a time than anyone can mean.
+const CALLS_MOST: usize = 1_000_000;
+
 /// All options. What is wrong is added to `mistakes`; the options are then not to be used.
 pub(super) fn options(keys: &Keys, mistakes: &mut Vec<String>) -> app::Options {
     check(keys, mistakes);
@@ -166,18 +169,9 @@ fn default_chain(keys: &Keys, mistakes: &mut Vec<String>) -> String {
     }
 }
 
-fn check(keys: &Keys, mistakes: &mut Vec<String>) {
+/// Keys that must not be zero.
+fn check_zeros(keys: &Keys, mistakes: &mut Vec<String>) {
     let mut wrong = |key: &str, why: String| mistakes.push(format!("{key}: {why}"));
-    if keys.chain.is_empty() {
-        wrong("chain", "no chain is configured; add [chain.<name>] with upstreams, or give --upstream".into());
-    }
-    if keys.server.listen == keys.server.admin && keys.server.listen.port() != 0 {
-        wrong("server.admin", "is the same address as server.listen".into());
-    }
-    let heaviest = 20;
-    if keys.limits.calls_burst.get() < heaviest {
-        wrong("limits.calls_burst", format!("must be at least {heaviest}, the weight of one eth_getLogs"));
-    }
     for (key, zero) in [
         ("limits.message_max_bytes", keys.limits.message_max_bytes == 0),
         ("limits.calls_in_flight", keys.limits.calls_in_flight == 0),
@@ -190,11 +184,44 @@ fn check(keys: &Keys, mistakes: &mut Vec<String>) {
         ("upstream.calls_in_flight", keys.upstream.calls_in_flight == 0),
         ("upstream.backoff_min", keys.upstream.backoff_min.0.is_zero()),
         ("upstream.silence_max", keys.upstream.silence_max.0.is_zero()),
+        ("limits.message_max_fragments", keys.limits.message_max_fragments == 0),
+        ("limits.handshakes_max", keys.limits.handshakes_max == 0),
+        ("limits.header_timeout", keys.limits.header_timeout.0.is_zero()),
+        ("limits.message_timeout", keys.limits.message_timeout.0.is_zero()),
+        ("history.bytes", keys.history.bytes == 0),
+        ("upstream.connect_timeout", keys.upstream.connect_timeout.0.is_zero()),
+        ("upstream.call_timeout", keys.upstream.call_timeout.0.is_zero()),
+        ("calls.deadline", keys.calls.deadline.0.is_zero()),
+        ("calls.logs_deadline", keys.calls.logs_deadline.0.is_zero()),
         ("server.ping_interval", keys.server.ping_interval.0.as_secs() == 0),
     ] {
         if zero {
             wrong(key, "must not be zero".into());
         }
+    }
+    for (key, count) in [
+        ("limits.calls_in_flight", keys.limits.calls_in_flight),
+        ("limits.calls_waiting", keys.limits.calls_waiting),
+        ("upstream.calls_in_flight", keys.upstream.calls_in_flight),
+    ] {
+        if count > CALLS_MOST {
+            wrong(key, format!("must not be more than {CALLS_MOST}"));
+        }
+    }
+}
+
+fn check(keys: &Keys, mistakes: &mut Vec<String>) {
+    check_zeros(keys, mistakes);
+    let mut wrong = |key: &str, why: String| mistakes.push(format!("{key}: {why}"));
+    if keys.chain.is_empty() {
+        wrong("chain", "no chain is configured; add [chain.<name>] with upstreams, or give --upstream".into());
+    }
+    if keys.server.listen == keys.server.admin && keys.server.listen.port() != 0 {
+        wrong("server.admin", "is the same address as server.listen".into());
+    }
+    let heaviest = 20;
+    if keys.limits.calls_burst.get() < heaviest {
+        wrong("limits.calls_burst", format!("must be at least {heaviest}, the weight of one eth_getLogs"));
     }
     if keys.upstream.reorg_max_blocks.saturating_mul(2) > keys.history.entries {
         wrong("history.entries", "must be at least twice upstream.reorg_max_blocks".into());

@@ -12,6 +12,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::upstream::NodeUrl;
 
+const LONGEST_SECS: u64 = 366 * 24 * 3600;
+
 /// A span of time, written as `10s`, `250ms`, `1m 30s`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span(pub Duration);
@@ -19,9 +21,12 @@ pub struct Span(pub Duration);
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let text = String::deserialize(d)?;
-        let span = humantime::parse_duration(&text);
-        span.map(Self)
-            .map_err(|e| serde::de::Error::custom(format!("bad duration {text:?}: {e} (write 10s, 250ms, 1m)")))
+        let bad = |why: String| serde::de::Error::custom(format!("bad duration {text:?}: {why}"));
+        match humantime::parse_duration(&text) {
+            Ok(span) if span.as_secs() > LONGEST_SECS => Err(bad("more than a year".into())),
+            Ok(span) => Ok(Self(span)),
+            Err(e) => Err(bad(format!("{e} (write 10s, 250ms, 1m)"))),
+        }
     }
 }
 

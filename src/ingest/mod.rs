@@ -3,6 +3,7 @@
 //! [`Tracker`] decides, purely; the one task here feeds it what the nodes say and what was asked for, and hands its
 //! updates to the journal's writer in order. Nothing else writes there. Knows nothing of clients.
 
+mod ask;
 mod logs;
 mod tracker;
 

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use alloy_primitives::B256;
 
+use super::ask::{Ask, choose};
 use super::logs::{Blooms, Incomplete};
 use crate::chain::{BlockLogs, ChainUpdate, Header, Log, NodeId, Observation, Saying, Undone};
 
@@ -43,23 +44,11 @@ pub enum Action {
 
 /// Announcements remembered of one connection.
 const RECENT: usize = 256;
-/// First wait before something is asked for again; doubles to [`RETRY_MAX`].
-const RETRY_MIN: Duration = Duration::from_millis(25);
-const RETRY_MAX: Duration = Duration::from_secs(2);
-
 /// One connection's word.
 #[derive(Debug, Default)]
 struct View {
     tip: Option<Arc<Header>>,
     recent: VecDeque<B256>,
-}
-
-/// Something asked of the nodes.
-#[derive(Debug)]
-struct Ask {
-    attempt: u32,
-    /// `None` while an answer is awaited.
-    due: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -276,13 +265,17 @@ impl Tracker {
     }
 
     /// Puts the parent of the oldest block under it, as known but never published; or names it where it is not known.
-    fn extend_down(&mut self, now: Instant) -> Result<(), B256> {
+    /// Returns false where its number contradicts our chain, which can then not be followed further down.
+    fn extend_down(&mut self, now: Instant) -> Result<bool, B256> {
         let first = &self.chain.front().expect("a claim lies below it").header;
         let Some(parent) = self.heard.get(&first.parent).cloned() else { return Err(first.parent) };
+        if parent.number + 1 != first.number {
+            return Ok(false);
+        }
         let none = Arc::new(BlockLogs { block: parent.block(), logs: Vec::new() });
         self.chain.push_front(Entry { header: parent, since: now, logs: Logs::Published(none) });
         self.published += 1;
-        Ok(())
+        Ok(true)
     }
 
     /// The undo rule: a higher tip moves us; an equal or lower one only from a node that had our tip itself, and where
@@ -407,7 +400,7 @@ impl Tracker {
         for (hash, (node, ask)) in &mut self.walks {
             if let Some(attempt) = ask.is_due(now) {
                 let first = Some(*node).filter(|n| self.nodes.contains_key(n));
-                match choose(&self.nodes, first, *hash, attempt) {
+                match choose(told(&self.nodes, *hash), first, attempt) {
                     Some(node) => self.actions.push(Action::FetchBlock(node, *hash)),
                     None => ask.again(now),
                 }
@@ -420,7 +413,7 @@ impl Tracker {
             let Logs::Wanted(ask) = &mut entry.logs else { continue };
             if let Some(attempt) = ask.is_due(now) {
                 let giver = self.giver.filter(|n| self.nodes.contains_key(n));
-                match choose(&self.nodes, giver, entry.header.hash, attempt) {
+                match choose(told(&self.nodes, entry.header.hash), giver, attempt) {
                     Some(node) => self.actions.push(Action::FetchLogs(node, entry.header.hash)),
                     None => ask.again(now),
                 }
@@ -471,28 +464,9 @@ impl Entry {
     }
 }
 
-impl Ask {
-    /// The number of the attempt to make now, if one is due; it is then under way.
-    fn is_due(&mut self, now: Instant) -> Option<u32> {
-        self.due.filter(|due| *due <= now)?;
-        self.due = None;
-        self.attempt += 1;
-        Some(self.attempt - 1)
-    }
-
-    /// The attempt failed: another one follows after a doubling wait.
-    fn again(&mut self, now: Instant) {
-        let wait = RETRY_MIN.saturating_mul(1 << self.attempt.clamp(1, 10).saturating_sub(1)).min(RETRY_MAX);
-        self.due = Some(now + wait);
-    }
-}
-
-/// The node to ask: `first` to begin with, then those that announced the block, then the others, in turn.
-fn choose(nodes: &BTreeMap<NodeId, View>, first: Option<NodeId>, hash: B256, attempt: u32) -> Option<NodeId> {
-    let mut order: Vec<(bool, bool, NodeId)> =
-        nodes.iter().map(|(id, view)| (Some(*id) != first, !view.recent.contains(&hash), *id)).collect();
-    order.sort_unstable();
-    (!order.is_empty()).then(|| order[attempt as usize % order.len()].2)
+/// Of each node, whether it announced the block.
+fn told(nodes: &BTreeMap<NodeId, View>, hash: B256) -> impl Iterator<Item = (NodeId, bool)> {
+    nodes.iter().map(move |(id, view)| (*id, view.recent.contains(&hash)))
 }
 
 fn logs_bytes(logs: &BlockLogs) -> usize {

@@ -290,9 +290,20 @@ impl Session {
         self.limits.borrow_mut().answered();
     }
 
+    /// The answer to a batch will be refused as too large: subscriptions whose ids nobody would learn are not opened.
+    fn give_up(&self, steps: &mut Vec<Step>) {
+        let subscribes = steps.iter().filter(|step| matches!(step, Step::Subscribe { .. })).count();
+        (0..subscribes).for_each(|_| self.limits.borrow_mut().unsubscribed());
+        steps.retain(|step| !matches!(step, Step::Subscribe { .. }));
+    }
+
     /// Opens and ends subscriptions and sends the answer, all in one step: no notification comes between.
-    fn finish(&self, batch: bool, steps: Vec<Step>) {
+    fn finish(&self, batch: bool, mut steps: Vec<Step>) {
         let shard = &self.context.shard;
+        let most = self.context.options.bounds.batch_answer;
+        if batch && protocol::answers_bytes(&steps) > most {
+            self.give_up(&mut steps);
+        }
         let answers = steps.into_iter().filter_map(|step| match step {
             Step::Answer(text) => Some(text),
             Step::Subscribe { id, stream } => {
@@ -314,7 +325,7 @@ impl Session {
             Step::Call { .. } => None,
         });
         let answers = answers.collect();
-        if let Some(text) = protocol::join(batch, answers, self.context.options.bounds.batch_answer) {
+        if let Some(text) = protocol::join(batch, answers, most) {
             shard.send(self.key, text.as_bytes());
         }
     }

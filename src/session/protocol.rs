@@ -136,6 +136,17 @@ fn call(
     Ok(Step::Call { id, method: method.name.to_owned(), params: request.params.map(ToOwned::to_owned) })
 }
 
+/// Bytes that the answer to a batch of these steps will have, at least; a subscription's answer is about 90.
+#[must_use]
+pub fn answers_bytes(steps: &[Step]) -> usize {
+    let bytes = |step: &Step| match step {
+        Step::Answer(text) => text.len() + 1,
+        Step::Subscribe { id, .. } | Step::Unsubscribe { id: Some(id), .. } => id.len() + 100,
+        Step::Unsubscribe { id: None, .. } | Step::Call { .. } => 0,
+    };
+    steps.iter().map(bytes).sum()
+}
+
 /// Joins the answers of a message; `None` where nothing is to be answered.
 #[must_use]
 pub fn join(batch: bool, answers: Vec<String>, most: usize) -> Option<String> {

@@ -108,7 +108,7 @@ impl Client {
         };
         match tokio::time::timeout(deadline, answer).await {
             Ok(Ok(result)) => Ok(result),
-            Ok(Err(RpcError::Call(error))) => Err(CallError::Node(error)),
+            Ok(Err(RpcError::Call(error))) => Err(CallError::Node(redacted(url, error))),
             Ok(Err(RpcError::RequestTimeout)) | Err(_) => Err(CallError::Timeout),
             Ok(Err(e)) => Err(unavailable(url, &e)),
         }
@@ -139,6 +139,12 @@ impl Client {
             Self::Http(_) => std::future::pending().await,
         }
     }
+}
+
+/// A node may quote its own URL, or that of a node behind it which has the same key.
+fn redacted(url: &NodeUrl, error: ErrorObjectOwned) -> ErrorObjectOwned {
+    let text = url.redact(error.message());
+    if text == error.message() { error } else { ErrorObjectOwned::owned(error.code(), text, error.data()) }
 }
 
 /// The error with its causes, less anything of the URL.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use jsonrpsee::core::client::Subscription;
 use serde_json::value::RawValue;
 use tokio::sync::watch;
@@ -129,13 +130,21 @@ impl Task {
             self.up(&client);
             return Ok((client, None));
         }
-        let heads = client.subscribe(&self.node.url, r#"["newHeads"]"#).await?;
-        let latest = self.ask(&client, "eth_getBlockByNumber", r#"["latest",false]"#).await?;
-        let latest = Header::from_block(latest.get().as_bytes())
-            .map_err(|e| End::Malformed("eth_getBlockByNumber", e.to_string()))?;
+        let mut heads = client.subscribe(&self.node.url, r#"["newHeads"]"#).await?;
+        let mut latest = self.latest(&client).await?;
+        // What was announced before that answer came may be older than it, and would pass for the node's newer word.
+        while heads.next().now_or_never().is_some_and(|head| head.is_some()) {
+            latest = self.latest(&client).await?;
+        }
         self.up(&client);
         self.head(latest, Instant::now(), Saying::Connected).await;
         Ok((client, Some(heads)))
+    }
+
+    async fn latest(&self, client: &Client) -> Result<Header, End> {
+        let latest = self.ask(client, "eth_getBlockByNumber", r#"["latest",false]"#).await?;
+        let malformed = |e: crate::chain::Malformed| End::Malformed("eth_getBlockByNumber", e.to_string());
+        Header::from_block(latest.get().as_bytes()).map_err(malformed)
     }
 
     fn up(&self, client: &Client) {
