@@ -18,4 +18,5 @@ pub mod server;
 pub mod app;
 pub mod config;
 pub mod devnode;
+pub mod bench;
 pub mod cli;

@@ -52,6 +52,8 @@ pub struct Refused {
     pub id: Option<String>,
     /// What to answer.
     pub error: Error,
+    /// The bound on the text that it is over, if that is why.
+    pub over: Option<&'static str>,
 }
 
 /// What one message holds.
@@ -92,11 +94,8 @@ fn present<'de, D: Deserializer<'de>>(d: D) -> Result<Option<&'de RawValue>, D::
 pub fn read<'a>(text: &'a [u8], bounds: &Bounds) -> Result<Message<'a>, Refused> {
     let text = std::str::from_utf8(text).map_err(|_| Refused::anonymous(parse_error()))?;
     if depth_exceeds(text, bounds.depth) {
-        return Err(Refused::anonymous(Error::owned(
-            INVALID_REQUEST_CODE,
-            format!("nested deeper than {} levels", bounds.depth),
-            None::<()>,
-        )));
+        let error = invalid_request(&format!("nested deeper than {} levels", bounds.depth));
+        return Err(Refused { over: Some("json_depth"), ..Refused::anonymous(error) });
     }
     let body = text.trim_ascii_start();
     if !body.starts_with('[') {
@@ -114,7 +113,11 @@ pub fn read<'a>(text: &'a [u8], bounds: &Bounds) -> Result<Message<'a>, Refused>
     if list.more {
         let id = request(list.items[0], bounds).ok().and_then(|r| r.id.map(|id| id.get().to_owned()));
         let id = Some(id.unwrap_or_else(|| "null".into()));
-        return Ok(Message::Batch(vec![Err(Refused { id, error: invalid_request("batch too large") })]));
+        return Ok(Message::Batch(vec![Err(Refused {
+            id,
+            error: invalid_request("batch too large"),
+            over: Some("batch"),
+        })]));
     }
     Ok(Message::Batch(list.items.into_iter().map(|raw| request(raw, bounds)).collect()))
 }
@@ -157,13 +160,14 @@ fn request<'a>(raw: &'a RawValue, bounds: &Bounds) -> Result<Request<'a>, Refuse
     };
     let usable = wire.id.filter(|id| !id.get().starts_with(['{', '[']));
     let refuse = |id: Option<&RawValue>, error| {
-        Err(Refused { id: Some(id.map_or_else(|| "null".into(), |id| id.get().to_owned())), error })
+        Err(Refused { id: Some(id.map_or_else(|| "null".into(), |id| id.get().to_owned())), error, over: None })
     };
     if wire.method.is_none() && usable.is_some() && (wire.result.is_some() || wire.error.is_some()) {
-        return Err(Refused { id: None, error: invalid_request("an answer to nothing") });
+        return Err(Refused { id: None, error: invalid_request("an answer to nothing"), over: None });
     }
     if wire.id.is_some_and(|id| id.get().len() > bounds.id) {
-        return refuse(None, invalid_request(&format!("id longer than {} bytes", bounds.id)));
+        let error = invalid_request(&format!("id longer than {} bytes", bounds.id));
+        return Err(Refused { over: Some("id_bytes"), ..Refused::anonymous(error) });
     }
     let version_ok = wire.jsonrpc.is_some_and(|v| v.get() == r#""2.0""#);
     let method = wire.method.and_then(|raw| serde_json::from_str::<Text<'a>>(raw.get()).ok());
@@ -174,7 +178,8 @@ fn request<'a>(raw: &'a RawValue, bounds: &Bounds) -> Result<Request<'a>, Refuse
         return refuse(usable, invalid_request("invalid request"));
     }
     if method.len() > bounds.method {
-        return refuse(usable, invalid_request(&format!("method name longer than {} bytes", bounds.method)));
+        let refused = refuse(usable, invalid_request(&format!("method name longer than {} bytes", bounds.method)));
+        return refused.map_err(|refused| Refused { over: Some("method_bytes"), ..refused });
     }
     Ok(Request { id: usable, method, params: wire.params })
 }
@@ -202,7 +207,7 @@ fn depth_exceeds(text: &str, most: usize) -> bool {
 
 impl Refused {
     fn anonymous(error: Error) -> Self {
-        Self { id: Some("null".into()), error }
+        Self { id: Some("null".into()), error, over: None }
     }
 }
 

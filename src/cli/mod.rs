@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 2 the command line or the configuration is wrong, 1 anything that goes wrong later.
 
+mod bench;
 mod demo;
 
 use std::io::IsTerminal;
@@ -10,6 +11,10 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
+use tracing::Level;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{FilterExt as _, filter_fn};
+use tracing_subscriber::prelude::*;
 
 use crate::app::{self, Listeners};
 use crate::config::{self, Config, Flags, LogFormat};
@@ -32,6 +37,8 @@ enum Command {
     Run(Run),
     /// Run the gateway on an embedded development chain; nothing else is needed.
     Demo(demo::Demo),
+    /// Measure an endpoint's fan-out, or compare the gateway with a bare `send` loop on this machine.
+    Bench(bench::Bench),
     /// Check a configuration file: exit 0, or 2 with every mistake named by its key.
     Check {
         /// The file.
@@ -83,6 +90,7 @@ pub fn main() -> ExitCode {
             }
         }
         Command::Demo(demo) => demo::run(&demo),
+        Command::Bench(bench) => bench::run(&bench),
         Command::Check { config } => {
             let file = config.display().to_string();
             let flags = Flags { config: Some(config), ..Flags::default() };
@@ -137,12 +145,15 @@ fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
 }
 
 fn init_logs(config: &Config) -> Result<(), String> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&config.log.level).map_err(|e| format!("log.level: {e}"))?;
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match config.log.format {
-        LogFormat::Text => logs.with_ansi(std::io::stderr().is_terminal()).init(),
-        LogFormat::Json => logs.json().init(),
-    }
+    let asked = EnvFilter::try_new(&config.log.level).map_err(|e| format!("log.level: {e}"))?;
+    // Below `info` the libraries name whole node URLs, keys included: whatever is asked for, that is not written.
+    let harmless = filter_fn(|line| line.target().starts_with("chaincast") || *line.level() <= Level::INFO);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = match config.log.format {
+        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
+        LogFormat::Json => lines.json().boxed(),
+    };
+    tracing_subscriber::registry().with(lines.with_filter(asked.and(harmless))).init();
     Ok(())
 }
 

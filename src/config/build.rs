@@ -212,6 +212,8 @@ fn check_zeros(keys: &Keys, mistakes: &mut Vec<String>) {
 
 fn check(keys: &Keys, mistakes: &mut Vec<String>) {
     check_zeros(keys, mistakes);
+    // A chain whose URLs could not be read is not told that it has none.
+    let unread = mistakes.iter().any(|mistake| mistake.contains(": bad URL at place "));
     let mut wrong = |key: &str, why: String| mistakes.push(format!("{key}: {why}"));
     if keys.chain.is_empty() {
         wrong("chain", "no chain is configured; add [chain.<name>] with upstreams, or give --upstream".into());
@@ -233,7 +235,8 @@ fn check(keys: &Keys, mistakes: &mut Vec<String>) {
             wrong(&format!("chain.{name}"), "a chain's name is its path: a-z, 0-9, - and _, at most 32".into());
         }
         let key = format!("chain.{name}.upstreams");
-        if !chain.upstreams.0.iter().any(NodeUrl::is_websocket) {
+        let told = unread && chain.upstreams.0.is_empty();
+        if !told && !chain.upstreams.0.iter().any(NodeUrl::is_websocket) {
             wrong(&key, "at least one ws:// or wss:// node is needed".into());
         }
         if chain.upstreams.0.len() > 64 {

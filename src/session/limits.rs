@@ -194,6 +194,8 @@ pub enum Ask {
     Slot,
     /// A subscription.
     Subscribe,
+    /// What is over this bound, counted over this scope: it is refused whatever else was asked.
+    Over(&'static str, &'static str),
 }
 
 /// The limits of one connection.
@@ -246,6 +248,7 @@ impl ConnLimits {
                 Ask::Call(weight) => self.call(weight),
                 Ask::Slot => self.slot(),
                 Ask::Subscribe => self.subscribe(),
+                Ask::Over(limit, scope) => Some((limit, scope, 0)),
             },
         };
         let Some((limit, scope, after_ms)) = refused else { return Ok(()) };

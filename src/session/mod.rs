@@ -121,7 +121,8 @@ pub async fn answer_http(context: &Context, text: &[u8], limits: &RefCell<HttpLi
         Step::Answer(text) => Some(text),
         _ => None,
     });
-    protocol::join(work.batch, answers.collect(), bounds.batch_answer)
+    let over = || limits.borrow().0.count_refusal("batch_answer_bytes", "batch");
+    protocol::join(work.batch, answers.collect(), bounds.batch_answer, over)
 }
 
 /// The limits of one HTTP connection.
@@ -284,7 +285,9 @@ impl Session {
         let permit = self.in_flight.acquire().await.expect("it is never closed");
         let steps = call_all(&self.context.calls, work.steps).await;
         // An answer that waits for the client to read keeps its place: no more of them are made meanwhile.
-        self.context.shard.drained(self.key, self.context.options.held_max_bytes).await;
+        // A large one waits until it fits: a client that reads, if slowly, gets all that it asked for.
+        let most = self.context.options.held_max_bytes.saturating_sub(protocol::answers_bytes(&steps));
+        self.context.shard.drained(self.key, most).await;
         self.finish(work.batch, steps);
         drop(permit);
         self.limits.borrow_mut().answered();
@@ -325,7 +328,8 @@ impl Session {
             Step::Call { .. } => None,
         });
         let answers = answers.collect();
-        if let Some(text) = protocol::join(batch, answers, most) {
+        let over = || self.limits.borrow().count_refusal("batch_answer_bytes", "batch");
+        if let Some(text) = protocol::join(batch, answers, most, over) {
             shard.send(self.key, text.as_bytes());
         }
     }

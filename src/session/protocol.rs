@@ -73,16 +73,24 @@ pub struct Work {
 
 /// Reads a message. `ask` grants or refuses what is limited.
 pub fn plan(text: &[u8], bounds: &Bounds, transport: Transport, ask: &mut dyn FnMut(Ask) -> Result<(), Error>) -> Work {
-    let refused = |r: Refused| Some(Step::Answer(rpc::answer_error(&r.id?, &r.error)));
     let mut step = |request: Result<Request<'_>, Refused>| match request {
         Ok(request) => step(&request, bounds, transport, ask),
-        Err(r) => refused(r),
+        Err(r) => refused(r, ask),
     };
     match rpc::read(text, &bounds.text) {
-        Err(r) => Work { batch: false, steps: refused(r).into_iter().collect() },
+        Err(r) => Work { batch: false, steps: step(Err(r)).into_iter().collect() },
         Ok(Message::Single(request)) => Work { batch: false, steps: step(request).into_iter().collect() },
         Ok(Message::Batch(requests)) => Work { batch: true, steps: requests.into_iter().filter_map(step).collect() },
     }
+}
+
+/// The answer to what is no request of ours; the bound that it is over, if any, is counted.
+fn refused(refused: Refused, ask: &mut dyn FnMut(Ask) -> Result<(), Error>) -> Option<Step> {
+    if let Some(limit) = refused.over {
+        // It is refused in the words of the protocol, whatever the limits say.
+        drop(ask(Ask::Over(limit, "message")));
+    }
+    Some(Step::Answer(rpc::answer_error(&refused.id?, &refused.error)))
 }
 
 /// What one request asks for; nothing for a notification that asks for nothing.
@@ -105,7 +113,7 @@ fn step(
             let error = rpc::invalid_request("a subscription needs a request id");
             return Some(Step::Answer(rpc::answer_error("null", &error)));
         }
-        Some((namespace, true)) => subscribe::stream(namespace, request, &bounds.filter).and_then(|stream| {
+        Some((namespace, true)) => subscribe::stream(namespace, request, &bounds.filter, ask).and_then(|stream| {
             ask(Ask::Subscribe)?;
             Ok(Step::Subscribe { id: id.clone().unwrap_or_default(), stream })
         }),
@@ -147,9 +155,9 @@ pub fn answers_bytes(steps: &[Step]) -> usize {
     steps.iter().map(bytes).sum()
 }
 
-/// Joins the answers of a message; `None` where nothing is to be answered.
+/// Joins the answers of a message; `None` where nothing is to be answered. `over` is told if they are too long.
 #[must_use]
-pub fn join(batch: bool, answers: Vec<String>, most: usize) -> Option<String> {
+pub fn join(batch: bool, answers: Vec<String>, most: usize, over: impl FnOnce()) -> Option<String> {
     if !batch {
         return answers.into_iter().next();
     }
@@ -163,6 +171,7 @@ pub fn join(batch: bool, answers: Vec<String>, most: usize) -> Option<String> {
         }
         text.push_str(answer);
         if text.len() > most {
+            over();
             return Some(rpc::answer_error("null", &rpc::limit("batch_answer_bytes", "batch", 0)));
         }
     }
@@ -240,9 +249,11 @@ mod tests {
     #[test]
     fn answers_of_a_batch_are_joined_and_bounded() {
         let answers = |n| (0..n).map(|i| rpc::answer(&i.to_string(), "true")).collect::<Vec<_>>();
-        assert_eq!(join(false, answers(1), 1000).unwrap(), answers(1)[0]);
-        assert_eq!(join(true, answers(0), 1000), None);
-        assert_eq!(join(true, answers(2), 1000).unwrap(), format!("[{}]", answers(2).join(",")));
-        assert!(join(true, answers(100), 1000).unwrap().contains("batch_answer_bytes"));
+        assert_eq!(join(false, answers(1), 1000, || ()).unwrap(), answers(1)[0]);
+        assert_eq!(join(true, answers(0), 1000, || ()), None);
+        assert_eq!(join(true, answers(2), 1000, || ()).unwrap(), format!("[{}]", answers(2).join(",")));
+        let mut counted = 0;
+        assert!(join(true, answers(100), 1000, || counted += 1).unwrap().contains("batch_answer_bytes"));
+        assert_eq!(counted, 1);
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::limits::Ask;
 use crate::chain::Feed;
 use crate::filter::{self, Refusal};
 use crate::hub::StreamKey;
@@ -27,7 +28,12 @@ fn list<'a>(request: &Request<'a>) -> Result<Vec<&'a RawValue>, Error> {
 }
 
 /// What a subscription is asked for; `namespace` is the part of the method before `_subscribe`.
-pub fn stream(namespace: &str, request: &Request<'_>, bounds: &filter::Bounds) -> Result<StreamKey, Error> {
+pub fn stream(
+    namespace: &str,
+    request: &Request<'_>,
+    bounds: &filter::Bounds,
+    ask: &mut dyn FnMut(Ask) -> Result<(), Error>,
+) -> Result<StreamKey, Error> {
     let params = list(request)?;
     let Some(Value::String(kind)) = params.first().map(|raw| json(raw)) else {
         return Err(rpc::invalid_params("expected subscription name as first argument"));
@@ -41,7 +47,7 @@ pub fn stream(namespace: &str, request: &Request<'_>, bounds: &filter::Bounds) -
         ("eth", "logs") => {
             let filter = rest.first().ok_or_else(|| rpc::invalid_params("missing value for required argument 1"))?;
             options(rest, 1)?;
-            Ok(StreamKey::Logs(Arc::new(filter::parse(filter.get(), bounds).map_err(refused)?)))
+            Ok(StreamKey::Logs(Arc::new(filter::parse(filter.get(), bounds).map_err(|refusal| refused(refusal, ask))?)))
         }
         ("eth", "newPendingTransactions") => {
             let (full, at) = match rest.first().map(|raw| json(raw)) {
@@ -66,11 +72,13 @@ pub fn stream(namespace: &str, request: &Request<'_>, bounds: &filter::Bounds) -
     }
 }
 
-fn refused(refusal: Refusal) -> Error {
+fn refused(refusal: Refusal, ask: &mut dyn FnMut(Ask) -> Result<(), Error>) -> Error {
     match refusal {
         Refusal::Invalid(text) => rpc::invalid_params(text),
         Refusal::Server(text) => rpc::server_error(text),
-        Refusal::Limit(limit) => rpc::limit(limit, "filter", 0),
+        Refusal::Limit(limit) => {
+            ask(Ask::Over(limit, "filter")).err().unwrap_or_else(|| rpc::limit(limit, "filter", 0))
+        }
     }
 }
 
@@ -112,7 +120,7 @@ mod tests {
     fn ask(params: &str) -> Result<StreamKey, (i32, String)> {
         let raw = RawValue::from_string(params.into()).unwrap();
         let request = Request { id: None, method: "eth_subscribe".into(), params: Some(&raw) };
-        stream("eth", &request, &BOUNDS).map_err(|e| (e.code(), e.message().to_owned()))
+        stream("eth", &request, &BOUNDS, &mut |_| Ok(())).map_err(|e| (e.code(), e.message().to_owned()))
     }
 
     #[test]

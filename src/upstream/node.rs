@@ -52,6 +52,8 @@ impl Task {
     pub(super) async fn run(mut self) {
         let mut failures = 0u32;
         let stop = self.stop.clone();
+        // A node that never comes must be seen as down, not be missing.
+        self.node.metrics.upstream_up.with_label_values(&self.labels()).set(0);
         while !stop.is_cancelled() {
             let connected = tokio::select! {
                 () = stop.cancelled() => return,

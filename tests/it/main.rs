@@ -1,7 +1,15 @@
 //! The one integration binary: end-to-end tests, and the tidy test that holds the house rules.
 
 mod alloy_client;
+mod anvil;
+mod bad_input;
+mod bad_node;
+mod bench;
 mod clients;
 mod harness;
+mod limits;
+mod operations;
+mod page;
 mod sidebyside;
+mod thousand;
 mod tidy;

@@ -33,6 +33,11 @@ pub(crate) enum End {
 impl Client {
     pub(crate) async fn connect(url: &str) -> Self {
         let (socket, _) = tokio_tungstenite::connect_async(url).await.expect("the gateway takes WebSockets");
+        Self::over(socket)
+    }
+
+    /// On a WebSocket whose handshake is done.
+    pub(crate) fn over(socket: WebSocketStream<MaybeTlsStream<TcpStream>>) -> Self {
         Self { socket, next_id: 1, early: VecDeque::new() }
     }
 

@@ -55,6 +55,7 @@ pub(crate) struct Gateway {
 
 impl Gateway {
     /// Starts one; it accepts connections from now on.
+    #[expect(clippy::unused_async, reason = "it spawns: being async, it cannot be called outside of a runtime")]
     pub(crate) async fn start(options: GatewayOptions) -> Self {
         let flags = Flags { upstreams: options.upstreams, ..Flags::default() };
         let config = config::load(&flags, options.keys.into_iter()).expect("the test's configuration is right");

@@ -47,7 +47,7 @@ pub(crate) const COUNTER_CALL: &str = "0x61bc221a";
 /// done:   POP  PUSH1 20  PUSH0  LOG0  PUSH0  SSTORE                         one log without topics; keep counter
 /// read:   PUSH0  SLOAD  PUSH0  MSTORE  PUSH1 20  PUSH0  RETURN
 /// ```
-const TICK_CODE: &str = concat!(
+pub(crate) const TICK_CODE: &str = concat!(
     "0x605e600a5f39605e5ff3",
     "600536106055575f546004355b8015604d578180025f52602435824",
     "37f7bfea6d418fb00bb067e99ca77a9a0c06833d1099beaf2c7c6bc4be07c139a08",
@@ -203,7 +203,7 @@ fn text(value: &Value) -> String {
     value.as_str().unwrap_or_else(|| panic!("{value} is no text")).to_owned()
 }
 
-async fn ask(rpc: &HttpClient, method: &str, params: Value) -> Value {
+pub(crate) async fn ask(rpc: &HttpClient, method: &str, params: Value) -> Value {
     let mut list = ArrayParams::new();
     for param in params.as_array().expect("params are written as a list") {
         list.insert(param).expect("a JSON value is always a parameter");

@@ -2,10 +2,18 @@
 //!
 //! Every port is chosen by the system, everything started is ended by its owner, and nothing waits by sleeping.
 
+pub(crate) mod anvil;
 pub(crate) mod client;
 pub(crate) mod gateway;
 pub(crate) mod geth;
+pub(crate) mod http;
+pub(crate) mod stage;
 pub(crate) mod tools;
+pub(crate) mod until;
+pub(crate) mod view;
 
 pub(crate) use client::Client;
 pub(crate) use gateway::{Gateway, GatewayOptions};
+pub(crate) use stage::Stage;
+pub(crate) use until::until;
+pub(crate) use view::Watcher;

@@ -14,6 +14,11 @@ pub(crate) fn geth() -> PathBuf {
     installed("bin/geth")
 }
 
+/// The Anvil that the tests run beside the gateway.
+pub(crate) fn anvil() -> PathBuf {
+    installed("npm/node_modules/@foundry-rs/anvil-linux-amd64/bin/anvil")
+}
+
 /// The six client programs, less alloy, which runs in the test's own process.
 pub(crate) const CLIENT_PROGRAMS: [&str; 5] = ["viem", "ethers", "web3js", "web3py", "ethclient"];
 

@@ -75,7 +75,8 @@ fn short(text: &str) -> String {
         (_, Some(result)) => format!("result {result}"),
         _ => text.to_owned(),
     };
-    let cut: String = plain.chars().take(SHOWN).collect();
+    // A row is one line.
+    let cut: String = plain.lines().next().unwrap_or_default().chars().take(SHOWN).collect();
     if cut.len() < plain.len() { format!("{}…", cut.trim_end()) } else { cut.trim_end().to_owned() }
 }
 

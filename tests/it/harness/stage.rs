@@ -1,0 +1,86 @@
+//! The usual scene of a test: a chain, a fault node on it, a gateway beside it. Decides nothing.
+
+use std::net::TcpListener;
+
+use chaincast::devnode::{DevNode, DevOptions, SharedChain};
+
+use super::client::Client;
+use super::gateway::{Gateway, GatewayOptions};
+use super::http;
+use super::until::until;
+use super::view::Watcher;
+
+/// The name that a chain has where only `--upstream` is given.
+pub(crate) const CHAIN: &str = "default";
+
+/// A chain, its node, and a gateway that is ready.
+pub(crate) struct Stage {
+    pub(crate) chain: SharedChain,
+    pub(crate) node: DevNode,
+    pub(crate) gateway: Gateway,
+}
+
+/// A chain of genesis alone.
+pub(crate) fn new_chain() -> SharedChain {
+    SharedChain::new(DevOptions::default())
+}
+
+/// A node on a chain.
+pub(crate) fn new_node(chain: &SharedChain) -> DevNode {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+    DevNode::start(chain.clone(), listener).expect("the listener is usable")
+}
+
+impl Stage {
+    /// With these keys set beside the harness's own.
+    pub(crate) async fn start(keys: &[(&str, &str)]) -> Self {
+        let chain = new_chain();
+        let node = new_node(&chain);
+        let options =
+            keys.iter().fold(GatewayOptions::upstream(node.ws_url()), |all, (key, value)| all.set(key, value));
+        let gateway = Gateway::start(options).await;
+        gateway.ready().await;
+        Self { chain, node, gateway }
+    }
+
+    pub(crate) async fn client(&self) -> Client {
+        Client::connect(&self.gateway.ws_url()).await
+    }
+
+    pub(crate) async fn watcher(&self) -> Watcher {
+        Watcher::start(&self.gateway.ws_url()).await
+    }
+
+    /// Ends the gateway, which must end well.
+    pub(crate) async fn stop(self) {
+        self.gateway.stop().await;
+    }
+}
+
+impl Gateway {
+    /// Waits until it says that it is ready.
+    pub(crate) async fn ready(&self) {
+        until("the gateway is ready", async || self.readiness().await.0 == 200).await;
+    }
+
+    /// The status of `/readyz`, and its words.
+    pub(crate) async fn readiness(&self) -> (u16, String) {
+        let reply = http::get(self.admin_address(), "/readyz").await;
+        (reply.status, reply.body)
+    }
+
+    /// The admin address.
+    pub(crate) fn admin_address(&self) -> std::net::SocketAddr {
+        self.admin_url().trim_start_matches("http://").parse().expect("it is an address")
+    }
+
+    /// Refusals so far.
+    pub(crate) fn refused(&self, limit: &str, scope: &str) -> u64 {
+        self.metrics.refusals.with_label_values(&[limit, scope]).get()
+    }
+
+    /// Connections that ended for this reason so far.
+    pub(crate) fn closed(&self, reason: &str) -> u64 {
+        self.metrics.closes.with_label_values(&[CHAIN, reason]).get()
+    }
+}

@@ -1,0 +1,8 @@
+//! What who runs the gateway sees of it: probes and metrics, the command line and its mistakes, signals, the demo, and
+//! that the secrets in node URLs are nowhere.
+
+mod daemon;
+mod flags;
+mod metrics;
+mod secrets;
+mod signals;

@@ -1,0 +1,113 @@
+//! The binary in a process of its own: started, listened to, signalled by its id, and ended with its owner.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use crate::harness::{http, until};
+
+/// The binary, with nothing of this process's environment.
+pub(super) fn chaincast(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_chaincast"));
+    command.args(args).env_clear().stdin(Stdio::null());
+    command
+}
+
+/// What a stream has said so far.
+type Said = Arc<Mutex<String>>;
+
+/// A running gateway.
+pub(super) struct Daemon {
+    child: Child,
+    readers: Vec<JoinHandle<()>>,
+    stdout: Said,
+    stderr: Said,
+    pub(super) public: SocketAddr,
+    pub(super) admin: SocketAddr,
+}
+
+impl Daemon {
+    /// `chaincast run` beside these nodes, on ports that the system chooses; returns when it listens.
+    pub(super) async fn run(upstreams: &[&str], environment: &[(&str, &str)]) -> Self {
+        let mut args = vec!["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+        args.extend(upstreams.iter().flat_map(|url| ["--upstream", url]));
+        let mut daemon = Self::start(chaincast(&args).envs(environment.iter().copied()));
+        until("it says where it listens", async || daemon.stderr().contains("chaincast is listening")).await;
+        let said = daemon.stderr();
+        let after = |key: &str| {
+            let (_, rest) = said.split_once(key).unwrap_or_else(|| panic!("no {key} in {said}"));
+            rest.split_whitespace().next().and_then(|text| text.parse().ok()).expect("an address follows")
+        };
+        (daemon.public, daemon.admin) = (after(" public="), after(" admin="));
+        daemon
+    }
+
+    /// Any command that goes on; where it listens is not known yet.
+    pub(super) fn start(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
+        let (stdout, reader) = follow(child.stdout.take().expect("it is piped"));
+        let (stderr, other) = follow(child.stderr.take().expect("it is piped"));
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        Self { child, readers: vec![reader, other], stdout, stderr, public: nowhere, admin: nowhere }
+    }
+
+    pub(super) fn stdout(&self) -> String {
+        self.stdout.lock().expect("its reader does not panic").clone()
+    }
+
+    pub(super) fn stderr(&self) -> String {
+        self.stderr.lock().expect("its reader does not panic").clone()
+    }
+
+    pub(super) fn ws_url(&self) -> String {
+        format!("ws://{}", self.public)
+    }
+
+    /// Waits until it is ready.
+    pub(super) async fn ready(&self) {
+        until("it is ready", async || http::get(self.admin, "/readyz").await.status == 200).await;
+    }
+
+    /// Sends a signal by its name.
+    pub(super) fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args([&format!("-{name}"), &pid]).status().expect("kill is everywhere");
+        assert!(sent.success(), "the process is there");
+    }
+
+    /// Waits until it has ended and all that it said is here.
+    pub(super) async fn ended(&mut self) -> ExitStatus {
+        let mut status = None;
+        until("the process ends", async || {
+            status = self.child.try_wait().expect("it is a child of this process");
+            status.is_some()
+        })
+        .await;
+        self.readers.drain(..).for_each(|reader| reader.join().expect("it does not panic"));
+        status.expect("it was waited for")
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Both fail only where it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Reads a stream to its end, as the process would stop at a full pipe.
+fn follow(stream: impl Read + Send + 'static) -> (Said, JoinHandle<()>) {
+    let said = Said::default();
+    let writer = Arc::clone(&said);
+    let reader = std::thread::spawn(move || {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            let mut said = writer.lock().expect("no reader panics");
+            said.push_str(&line);
+            said.push('\n');
+        }
+    });
+    (said, reader)
+}
