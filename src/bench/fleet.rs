@@ -15,8 +15,8 @@ use super::client::{Client, Got, Stage, masked};
 use super::stream::Stream;
 use super::{Subscription, Target};
 
-/// Connections that are being made at a time.
-const CONNECTING: usize = 200;
+/// Connections that are being made at a time: fewer than the 128 that a listener of the standard library queues.
+const CONNECTING: usize = 100;
 /// Clients that share a source address, well within the gateway's default limits for one.
 const CLIENTS_PER_ADDRESS: usize = 40;
 /// One read takes a burst of 200 logs in a few steps.
