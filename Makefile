@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help test setup format lint tests docker docs
+.PHONY: help test setup format lint tests docker docs bench
 
 CARGO ?= cargo
 # The end-to-end tests mostly wait for blocks, and each runs real nodes: a few at a time suit a small machine.

@@ -81,11 +81,23 @@ pub struct Listeners {
 impl Listeners {
     /// Binds both addresses. The error names the key.
     pub fn bind(options: &Options) -> Result<Self, String> {
-        let bind = |key: &str, address| {
-            std::net::TcpListener::bind(address).map_err(|e| format!("{key}: cannot listen on {address}: {e}"))
-        };
+        let bind =
+            |key: &str, address| listening(address).map_err(|e| format!("{key}: cannot listen on {address}: {e}"));
         Ok(Self { public: bind("server.listen", options.listen)?, admin: bind("server.admin", options.admin)? })
     }
+}
+
+/// Connections that the kernel holds until they are accepted: all clients of a restarted gateway come back at once.
+const BACKLOG: i32 = 4096;
+
+fn listening(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
+    let domain = socket2::Domain::for_address(address);
+    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
+    // Connections of the process before this one may still be in TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }
 
 /// Runs until `stop` ends, then drains. An error is one that the gateway cannot run with or go on after.

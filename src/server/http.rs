@@ -199,8 +199,11 @@ fn upgrade(local: Rc<Local>, context: Rc<Context>, peer: Rc<Peer>, mut request: 
         count(&local, "ok");
         let counted = peer.counted.borrow_mut().take();
         drop((peer, request));
+        // What was read behind the handshake, even if it is nothing, would hold hyper's whole buffer for good.
+        let first = parts.read_buf.to_vec();
+        drop(parts.read_buf);
         let socket = Socket::new(parts.io.into_inner());
-        session::serve(context, socket, &parts.read_buf, limits.into_inner().into_permit()).await;
+        session::serve(context, socket, &first, limits.into_inner().into_permit()).await;
         drop(counted);
     });
     answer
