@@ -61,6 +61,8 @@ pub(super) struct State {
     /// Connections with an outbox or a close under way.
     pub(super) attention: HashSet<ConnKey>,
     pub(super) wheel: timers::Wheel,
+    /// Bytes held and clients they are held for, as last added to the metrics.
+    pub(super) shown: (i64, i64),
 }
 
 impl State {
@@ -82,6 +84,7 @@ impl Shard {
             recent_heads: VecDeque::new(),
             attention: HashSet::new(),
             wheel: timers::Wheel::new(&options),
+            shown: (0, 0),
         };
         let shard = Self {
             chain: links.chain,

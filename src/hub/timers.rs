@@ -103,8 +103,14 @@ fn attend(shard: &Rc<Shard>, now: Instant) {
         }
     }
     let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-    shard.metrics.outbox_bytes.with_label_values(&[&*shard.chain]).set(gauge(held));
-    shard.metrics.outbox_clients.with_label_values(&[&*shard.chain]).set(gauge(full));
+    show(shard, (gauge(held), gauge(full)));
+}
+
+/// Shows the bytes held and the clients they are held for. All shards of a chain add up in one gauge.
+fn show(shard: &Shard, now: (i64, i64)) {
+    let before = std::mem::replace(&mut shard.state.borrow_mut().shown, now);
+    shard.metrics.outbox_bytes.with_label_values(&[&*shard.chain]).add(now.0 - before.0);
+    shard.metrics.outbox_clients.with_label_values(&[&*shard.chain]).add(now.1 - before.1);
 }
 
 /// Whether a client with an outbox has passed a bound. `oldest` is the entry before which it is too many blocks behind.
