@@ -9,7 +9,7 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::Level;
 use tracing_subscriber::EnvFilter;
@@ -64,6 +64,15 @@ struct Run {
     /// Where state is kept; without it all is in memory.
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// What this process does; `all` is the only role so far.
+    #[arg(long, value_enum, default_value_t = Role::All)]
+    role: Role,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Role {
+    /// Talks to the nodes and serves clients.
+    All,
 }
 
 /// Runs the command of this process's command line.
@@ -77,6 +86,7 @@ pub fn main() -> ExitCode {
     }
     match command {
         Command::Run(run) => {
+            let Role::All = run.role;
             let flags = Flags {
                 config: run.config,
                 upstreams: run.upstream,

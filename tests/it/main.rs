@@ -11,5 +11,6 @@ mod limits;
 mod operations;
 mod page;
 mod sidebyside;
+mod subscriptions;
 mod thousand;
 mod tidy;
