@@ -1,6 +1,6 @@
 //! One client's conversation: bytes in, requests understood, limits kept, answers out through the shard.
 //!
-//! [`protocol`] decides, purely; the task here reads the socket and waits for calls. It never writes to the socket: the
+//! `protocol` decides, purely; the task here reads the socket and waits for calls. It never writes to the socket: the
 //! shard does. Its memory is that of incomplete messages and of calls under way, both bounded.
 
 mod limits;
