@@ -23,12 +23,8 @@ pub enum Reason {
     AddressLimit,
     /// No pong came in time.
     PongTimeout,
-    /// No subscription and no request for too long.
-    Idle,
     /// A message or frame did not arrive whole in time.
     MessageTimeout,
-    /// More control frames than the bound allows.
-    ControlFlood,
     /// A message in too many fragments.
     Fragments,
     /// The peer broke RFC 6455.
@@ -45,7 +41,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, for the metrics' label set.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 14] = [
         Self::Restart,
         Self::Gap,
         Self::SlowConsumer,
@@ -53,9 +49,7 @@ impl Reason {
         Self::WriteStalled,
         Self::AddressLimit,
         Self::PongTimeout,
-        Self::Idle,
         Self::MessageTimeout,
-        Self::ControlFlood,
         Self::Fragments,
         Self::Protocol,
         Self::NotUtf8,
@@ -72,9 +66,7 @@ impl Reason {
             Self::Gap | Self::SlowConsumer | Self::OutboxFull | Self::WriteStalled | Self::AddressLimit => {
                 CloseCode::Again
             }
-            Self::Idle | Self::PongTimeout | Self::MessageTimeout | Self::ControlFlood | Self::Fragments => {
-                CloseCode::Policy
-            }
+            Self::PongTimeout | Self::MessageTimeout | Self::Fragments => CloseCode::Policy,
             Self::Protocol => CloseCode::Protocol,
             Self::NotUtf8 => CloseCode::Invalid,
             Self::TooBig => CloseCode::Size,
@@ -93,9 +85,7 @@ impl Reason {
             Self::WriteStalled => "socket not read",
             Self::AddressLimit => "too many connections from this address",
             Self::PongTimeout => "no pong",
-            Self::Idle => "idle",
             Self::MessageTimeout => "message not complete in time",
-            Self::ControlFlood => "too many control frames",
             Self::Fragments => "too many fragments",
             Self::Protocol => "protocol error",
             Self::NotUtf8 => "not UTF-8",
@@ -116,9 +106,7 @@ impl Reason {
             Self::WriteStalled => "write_stalled",
             Self::AddressLimit => "address_limit",
             Self::PongTimeout => "pong_timeout",
-            Self::Idle => "idle",
             Self::MessageTimeout => "message_timeout",
-            Self::ControlFlood => "control_flood",
             Self::Fragments => "fragments",
             Self::Protocol => "protocol",
             Self::NotUtf8 => "not_utf8",

@@ -53,6 +53,7 @@ impl Ingest {
     /// Runs until stopped.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut fetches: JoinSet<Observation> = JoinSet::new();
+        let mut blooms_told = false;
         loop {
             let due = self.tracker.next_due();
             let actions = tokio::select! {
@@ -63,6 +64,14 @@ impl Ingest {
             };
             for action in actions {
                 self.act(action, &mut fetches);
+            }
+            if !blooms_told && self.tracker.blooms_are_empty() {
+                blooms_told = true;
+                let chain = &*self.chain;
+                tracing::warn!(
+                    chain,
+                    "header blooms are empty on this chain: only log indexes show whether logs are complete"
+                );
             }
         }
     }
