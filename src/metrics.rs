@@ -93,6 +93,13 @@ metrics! {
     broadcast_seconds: Histogram("chaincast_broadcast_duration_seconds", "Time that one shard spent on one chain update", DELIVERY_BUCKETS);
 }
 
+/// Now, for the gauges that hold a time: seconds since 1970.
+#[must_use]
+pub fn unix_seconds() -> f64 {
+    // A clock before 1970 is a clock that was never set; then there is no better answer than 0.
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()

@@ -16,6 +16,7 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use crate::chain::ChainUpdate;
+use crate::hub::StreamKey;
 use crate::metrics::Metrics;
 use crate::rpc::{self, Error};
 use crate::upstream::{CallError, Pool};
@@ -159,7 +160,6 @@ impl Calls {
         let mut upstreams: Vec<_> = self.pool.nodes().iter().map(|node| node.state()).collect();
         upstreams.sort_unstable();
         let words: Vec<_> = upstreams.into_iter().map(crate::upstream::State::word).collect();
-        let kinds = ["newHeads", "logs", "newPendingTransactions", "syncing", "other"];
         let count = |kind: &&str| self.metrics.subscriptions.with_label_values(&[&*self.chain, kind]).get();
         let head = self.view.tip().map(|tip| {
             serde_json::json!({
@@ -174,7 +174,7 @@ impl Calls {
             "version": env!("CARGO_PKG_VERSION"),
             "head": head,
             "clients": self.metrics.clients.with_label_values(&[&*self.chain]).get(),
-            "subscriptions": kinds.iter().map(count).sum::<i64>(),
+            "subscriptions": StreamKey::LABELS.iter().map(count).sum::<i64>(),
             "upstreams": words,
         })
         .to_string()

@@ -49,7 +49,10 @@ pub enum StreamKey {
 }
 
 impl StreamKey {
-    /// The value of the `kind` label.
+    /// All values of the `kind` label.
+    pub const LABELS: [&str; 5] = ["newHeads", "logs", "newPendingTransactions", "syncing", "other"];
+
+    /// The value of the `kind` label, one of [`StreamKey::LABELS`].
     #[must_use]
     pub fn label(&self) -> &'static str {
         match self {

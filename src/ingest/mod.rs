@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::chain::{ChainUpdate, Header, Log, NodeId, Observation, Saying};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, unix_seconds};
 use crate::upstream::Pool;
 
 pub use logs::{Blooms, Incomplete};
@@ -106,9 +106,7 @@ impl Ingest {
             ChainUpdate::Head(header) => {
                 metrics.heads.with_label_values(&[chain]).inc();
                 metrics.head_block.with_label_values(&[chain]).set(i64::try_from(header.number).unwrap_or(i64::MAX));
-                let since_epoch =
-                    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-                metrics.head_seen.with_label_values(&[chain]).set(since_epoch.as_secs_f64());
+                metrics.head_seen.with_label_values(&[chain]).set(unix_seconds());
             }
             ChainUpdate::Logs(logs) => metrics.logs.with_label_values(&[chain]).inc_by(logs.logs.len() as u64),
             ChainUpdate::Undo(undone) => {

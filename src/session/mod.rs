@@ -293,11 +293,14 @@ impl Session {
         self.limits.borrow_mut().answered();
     }
 
-    /// The answer to a batch will be refused as too large: subscriptions whose ids nobody would learn are not opened.
-    fn give_up(&self, steps: &mut Vec<Step>) {
-        let subscribes = steps.iter().filter(|step| matches!(step, Step::Subscribe { .. })).count();
-        (0..subscribes).for_each(|_| self.limits.borrow_mut().unsubscribed());
-        steps.retain(|step| !matches!(step, Step::Subscribe { .. }));
+    /// The answer to a batch is too large, or nearly: subscriptions whose ids nobody might learn are refused instead.
+    fn give_up(&self, steps: &mut [Step]) {
+        for step in steps {
+            if let Step::Subscribe { id, .. } = step {
+                self.limits.borrow_mut().unsubscribed();
+                *step = Step::Answer(rpc::answer_error(id, &rpc::limit("batch_answer_bytes", "batch", 0)));
+            }
+        }
     }
 
     /// Opens and ends subscriptions and sends the answer, all in one step: no notification comes between.

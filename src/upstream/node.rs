@@ -225,8 +225,7 @@ impl Task {
         self.pool.notify();
         let number = i64::try_from(header.number).unwrap_or(i64::MAX);
         self.node.metrics.upstream_head.with_label_values(&self.labels()).set(number);
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        self.node.metrics.upstream_seen.with_label_values(&self.labels()).set(now.as_secs_f64());
+        self.node.metrics.upstream_seen.with_label_values(&self.labels()).set(crate::metrics::unix_seconds());
         self.tell(at, what(Arc::new(header))).await;
     }
 
