@@ -26,14 +26,15 @@ pub(crate) struct View {
     pub(crate) replaced: usize,
 }
 
-type Breach = Result<(), String>;
+/// What is wrong, in words.
+pub(crate) type Breach = Result<(), String>;
 
 fn height(head: &Value) -> u64 {
     quantity(&head["number"])
 }
 
 /// Where a log stands on its branch.
-fn place(log: &Value) -> (u64, u64) {
+pub(crate) fn place(log: &Value) -> (u64, u64) {
     (quantity(&log["blockNumber"]), quantity(&log["logIndex"]))
 }
 
@@ -45,6 +46,16 @@ impl View {
     /// How many logs stand.
     pub(crate) fn logs(&self) -> usize {
         self.logs.len()
+    }
+
+    /// The height of the first head.
+    pub(crate) fn first(&self) -> Option<u64> {
+        self.heads.first().map(height)
+    }
+
+    /// The newest head.
+    pub(crate) fn tip(&self) -> Option<&Value> {
+        self.heads.last()
     }
 
     /// The place of a height among the heads; `Err` where it is below the first.
@@ -115,6 +126,17 @@ impl View {
         let wanted = |log: &Value| self.address.as_ref().is_none_or(|address| log["address"] == address.as_str());
         let logs_of = |block: &Block| block.logs_json(false).iter().map(read).filter(wanted).collect::<Vec<_>>();
         let logs: Vec<Value> = blocks.iter().flat_map(|block| logs_of(block)).collect();
+        same("heads", &self.heads, &heads)?;
+        same("logs", &self.logs, &logs)
+    }
+
+    /// The same, of blocks given as their headers and logs.
+    pub(crate) fn compare_blocks<'a>(&self, blocks: impl Iterator<Item = (&'a Value, &'a [Value])> + Clone) -> Breach {
+        // Numbers first here too.
+        count("heads", self.heads.len(), blocks.clone().count())?;
+        count("logs", self.logs.len(), blocks.clone().map(|(_, logs)| logs.len()).sum())?;
+        let heads: Vec<Value> = blocks.clone().map(|(head, _)| head.clone()).collect();
+        let logs: Vec<Value> = blocks.flat_map(|(_, logs)| logs.iter().cloned()).collect();
         same("heads", &self.heads, &heads)?;
         same("logs", &self.logs, &logs)
     }
