@@ -13,6 +13,7 @@ use std::time::Instant;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
+use crate::harness::asked;
 use crate::harness::engine::{Block, EngineNode, Follower, Lab, Reader};
 use crate::harness::{Gateway, GatewayOptions};
 use control::Control;
@@ -22,12 +23,7 @@ use tree::Tree;
 /// Clients that are there from the start, and as many that join on the way.
 const CLIENTS: usize = 3;
 /// Reorgs where nobody asks for more.
-const REORGS: usize = 200;
-
-/// A number from the environment.
-pub(crate) fn asked(variable: &str, otherwise: u64) -> u64 {
-    std::env::var(variable).map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{variable} is no number")))
-}
+const REORGS: u64 = 200;
 
 /// A Geth, a gateway beside it, and clients of both.
 struct Scene {
@@ -79,7 +75,7 @@ impl Scene {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_hold_the_chain_through_reorgs_of_a_real_geth() {
-    let (wanted, seed) = (asked("CHAINCAST_REORGS", REORGS as u64), asked("CHAINCAST_SEED", 1));
+    let (wanted, seed) = (asked("CHAINCAST_REORGS", REORGS), asked("CHAINCAST_SEED", 1));
     println!("CHAINCAST_SEED={seed}");
     let (begun, mut rng) = (Instant::now(), StdRng::seed_from_u64(seed));
     let mut lab = Lab::start().await;

@@ -15,3 +15,4 @@ mod sidebyside;
 mod subscriptions;
 mod thousand;
 mod tidy;
+mod two_geths;

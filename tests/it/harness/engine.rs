@@ -32,6 +32,9 @@ use super::geth::ask;
 use super::tools;
 use super::until::until;
 
+/// Flags with which the state of every block is on disk. Without, a Geth that is killed before it has written any state
+/// wants a snap sync from peers, and takes no block.
+pub(crate) const KEEPING_STATES: &[&str] = &["--state.scheme=hash", "--gcmode=archive"];
 /// A hash of nothing: no safe and no finalized block.
 const NONE: &str = "0x0000000000000000000000000000000000000000000000000000000000000000";
 /// Bytes of Geth's log that a failure shows.
@@ -149,9 +152,14 @@ impl EngineNode {
         self.give_payload(&block.payload, &block.header["parentBeaconBlockRoot"]).await;
     }
 
+    /// Whether the node has a block, be it without its state.
+    pub(crate) async fn has(&self, block: &Block) -> bool {
+        !self.ask("eth_getBlockByHash", json!([block.hash, false])).await.is_null()
+    }
+
     async fn give_payload(&self, payload: &Value, beacon_root: &Value) {
         let status = self.engine("newPayloadV4", json!([payload, [], beacon_root, []])).await;
-        assert_eq!(status["status"], "VALID", "block {}: {status}", payload["blockNumber"]);
+        assert_eq!(status["status"], "VALID", "block {}: {status}\n{}", payload["blockNumber"], self.log_tail());
     }
 
     /// Makes a block that it was given its head. Geth agrees and does nothing where the block is an ancestor of its
@@ -159,7 +167,7 @@ impl EngineNode {
     pub(crate) async fn set_head(&self, block: &Block) {
         let state = json!({"headBlockHash": block.hash, "safeBlockHash": NONE, "finalizedBlockHash": NONE});
         let answer = self.engine("forkchoiceUpdatedV3", json!([state, null])).await;
-        assert_eq!(answer["payloadStatus"]["status"], "VALID", "head {}: {answer}", block.number);
+        assert_eq!(answer["payloadStatus"]["status"], "VALID", "head {}: {answer}\n{}", block.number, self.log_tail());
     }
 
     async fn engine(&self, method: &str, params: Value) -> Value {

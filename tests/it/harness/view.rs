@@ -132,13 +132,8 @@ impl View {
 
     /// The same, of blocks given as their headers and logs.
     pub(crate) fn compare_blocks<'a>(&self, blocks: impl Iterator<Item = (&'a Value, &'a [Value])> + Clone) -> Breach {
-        // Numbers first here too.
-        count("heads", self.heads.len(), blocks.clone().count())?;
-        count("logs", self.logs.len(), blocks.clone().map(|(_, logs)| logs.len()).sum())?;
-        let heads: Vec<Value> = blocks.clone().map(|(head, _)| head.clone()).collect();
-        let logs: Vec<Value> = blocks.flat_map(|(_, logs)| logs.iter().cloned()).collect();
-        same("heads", &self.heads, &heads)?;
-        same("logs", &self.logs, &logs)
+        same("heads", &self.heads, blocks.clone().map(|(head, _)| head))?;
+        same("logs", &self.logs, blocks.flat_map(|(_, logs)| logs))
     }
 
     /// How many logs of a block were asked for.
@@ -164,10 +159,10 @@ impl View {
     }
 }
 
-fn same(what: &str, ours: &[Value], chain: &[Value]) -> Breach {
-    count(what, ours.len(), chain.len())?;
-    match ours.iter().zip(chain).position(|(ours, chain)| ours != chain) {
-        Some(at) => Err(format!("{what} differ at {at}:\n  got {}\n  is  {}", ours[at], chain[at])),
+fn same<'a>(what: &str, ours: &[Value], chain: impl IntoIterator<Item = &'a Value> + Clone) -> Breach {
+    count(what, ours.len(), chain.clone().into_iter().count())?;
+    match ours.iter().zip(chain).enumerate().find(|(_, (ours, chain))| ours != chain) {
+        Some((at, (ours, chain))) => Err(format!("{what} differ at {at}:\n  got {ours}\n  is  {chain}")),
         None => Ok(()),
     }
 }

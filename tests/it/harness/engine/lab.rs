@@ -11,7 +11,7 @@ use alloy_primitives::hex;
 use serde_json::{Value, json};
 
 use super::genesis::Tick;
-use super::{EngineNode, Oracle};
+use super::{EngineNode, KEEPING_STATES, Oracle};
 use crate::harness::geth::quantity;
 
 /// Seconds between a block and its parent, as the blocks say.
@@ -44,7 +44,7 @@ pub(crate) struct Lab {
 impl Lab {
     /// Starts the builder; it keeps the state of every block.
     pub(crate) async fn start() -> Self {
-        let builder = EngineNode::start(&["--state.scheme=hash", "--gcmode=archive"]).await;
+        let builder = EngineNode::start(KEEPING_STATES).await;
         Self { builder, oracle: Arc::default(), serial: 0 }
     }
 
