@@ -34,13 +34,13 @@ struct Scene {
 }
 
 impl Scene {
-    /// The subject stands at the top of the tree's trunk and knows all blocks.
-    async fn start(lab: Lab, tree: &Tree) -> Self {
+    /// The subject knows these blocks and stands at one of them.
+    async fn start(lab: Lab, blocks: &[Arc<Block>], at: &Block) -> Self {
         let subject = EngineNode::start(&[]).await;
-        for block in tree.blocks() {
+        for block in blocks {
             subject.give(block).await;
         }
-        subject.set_head(tree.top()).await;
+        subject.set_head(at).await;
         // What comes at once here is more than a client may be behind by default, read as it may as fast as it can.
         let options = GatewayOptions::upstream(subject.ws_url()).set("limits.lag_max_blocks", "4000");
         let gateway = Gateway::start(options).await;
@@ -80,7 +80,7 @@ async fn clients_hold_the_chain_through_reorgs_of_a_real_geth() {
     let (begun, mut rng) = (Instant::now(), StdRng::seed_from_u64(seed));
     let mut lab = Lab::start().await;
     let tree = Tree::grow(&mut lab, &mut rng).await;
-    let mut scene = Scene::start(lab, &tree).await;
+    let mut scene = Scene::start(lab, tree.blocks(), tree.top()).await;
     let control = Control::start(&scene.subject.ws_url(), &scene.lab.oracle).await;
     let built = begun.elapsed();
 
@@ -104,6 +104,29 @@ async fn clients_hold_the_chain_through_reorgs_of_a_real_geth() {
     println!("Geth's own socket: {} heads of {}; {found:?}", found.heads, moves.added());
     moves.assert_every_kind();
     assert!(found.missing > 0 && found.heads < moves.added(), "the checker finds nothing on Geth's own socket");
+    scene.gateway.stop().await;
+}
+
+/// Geth itself announces no shrink. It announces this, where its head is back below the former one a moment later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_head_below_the_former_one_by_way_of_another_branch_is_followed() {
+    let mut lab = Lab::start().await;
+    let genesis = lab.genesis().await;
+    let mut blocks = lab.branch(&genesis, &[&[1][..]; 12]).await;
+    let branch = blocks.clone();
+    let mut rivals = Vec::new();
+    for fork in &branch[1..10] {
+        rivals.push(lab.branch(fork, &[&[2][..]; 2]).await);
+    }
+    blocks.extend(rivals.iter().flatten().cloned());
+    let mut scene = Scene::start(lab, &blocks, &branch[0]).await;
+    let tip = branch.last().expect("there are twelve").clone();
+    for (below, rival) in branch[2..].iter().zip(&rivals) {
+        scene.go(std::slice::from_ref(&tip)).await;
+        scene.all_reach(&tip).await;
+        scene.go(&[rival[1].clone(), below.clone()]).await;
+        scene.all_reach(below).await;
+    }
     scene.gateway.stop().await;
 }
 

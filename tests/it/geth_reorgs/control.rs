@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::harness::engine::{Event, Follower, Oracle};
 use crate::harness::view::View;
@@ -26,7 +26,7 @@ pub(super) struct Found {
 const OTHERS: [&str; 5] = ["not the newest", "is of no head", "does not follow", "comes twice", "was not removed"];
 
 pub(super) struct Control {
-    task: JoinHandle<Found>,
+    task: AbortOnDropHandle<Found>,
     stop: CancellationToken,
 }
 
@@ -41,7 +41,7 @@ impl Control {
             }
             found
         });
-        Self { task, stop }
+        Self { task: AbortOnDropHandle::new(task), stop }
     }
 
     pub(super) async fn stop(self) -> Found {

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{Block, Event, Oracle};
 use crate::harness::client::{Client, End, PATIENCE};
@@ -120,14 +120,14 @@ pub(crate) struct Reader {
     goal: watch::Sender<Goal>,
     /// Which goal it has reached, and where it stands.
     reached: watch::Receiver<(usize, String)>,
-    task: JoinHandle<Result<Follower, String>>,
+    task: AbortOnDropHandle<Result<Follower, String>>,
 }
 
 impl Reader {
     pub(crate) fn spawn(follower: Follower) -> Self {
         let (goal, goals) = watch::channel(None);
         let (reaching, reached) = watch::channel((0, String::new()));
-        Self { goal, reached, task: tokio::spawn(read(follower, goals, reaching)) }
+        Self { goal, reached, task: AbortOnDropHandle::new(tokio::spawn(read(follower, goals, reaching))) }
     }
 
     /// Waits until its view is the chain to `tip`. An error is what was wrong with the stream.
