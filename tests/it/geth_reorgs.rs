@@ -41,9 +41,7 @@ impl Scene {
             subject.give(block).await;
         }
         subject.set_head(at).await;
-        // What comes at once here is more than a client may be behind by default, read as it may as fast as it can.
-        let options = GatewayOptions::upstream(subject.ws_url()).set("limits.lag_max_blocks", "4000");
-        let gateway = Gateway::start(options).await;
+        let gateway = Gateway::start(GatewayOptions::upstream(subject.ws_url())).await;
         gateway.ready().await;
         let mut scene = Self { subject, gateway, readers: Vec::new(), lab };
         scene.join().await;

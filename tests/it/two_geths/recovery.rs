@@ -4,6 +4,7 @@
 //! another is ahead. Where both nodes were away there is nothing to be had but what the first of them brings back.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use super::pair::Accepted;
@@ -23,27 +24,38 @@ const LOSS_MAX: Duration = Duration::from_secs(2);
 const STALL_MAX: Duration = Duration::from_millis(1500);
 const ALL_AWAY_MAX: Duration = Duration::from_secs(10);
 
-/// A fault of so many nodes, and the heads that a node took until all were back.
+/// A fault of so many nodes.
 struct Fault {
     cause: Cause,
     nodes: usize,
-    accepted: Vec<(String, Instant)>,
+    /// The heads that a node took from its beginning until all were back: places in the whole list.
+    heads: Range<usize>,
 }
 
 #[derive(Default)]
-pub(super) struct Recovery(Vec<Fault>);
+pub(super) struct Recovery {
+    faults: Vec<Fault>,
+    /// All heads that a node took, and when.
+    taken: Vec<(String, Instant)>,
+}
 
 impl Recovery {
     pub(super) fn begins(&mut self, cause: Cause, nodes: usize) {
-        self.0.push(Fault { cause, nodes, accepted: Vec::new() });
+        let now = self.taken.len();
+        self.faults.push(Fault { cause, nodes, heads: now..now });
+    }
+
+    /// All nodes are back.
+    pub(super) fn ends(&mut self) {
+        let fault = self.faults.last_mut().expect("a fault has begun");
+        fault.heads.end = self.taken.len();
     }
 
     pub(super) fn accepted(&mut self, head: Accepted) {
-        let fault = self.0.last_mut().expect("a fault has begun");
-        fault.accepted.extend(head.map(|(block, at)| (block.hash.clone(), at)));
+        self.taken.extend(head.map(|(block, at)| (block.hash.clone(), at)));
     }
 
-    /// Prints how long the latest head of each fault took to the last client, and holds it against what is promised.
+    /// Prints how long the slowest head of each fault took to the last client, and holds it against what is promised.
     pub(super) fn judge(&self, followers: &[Follower]) {
         let arrived: Vec<HashMap<&str, Instant>> = followers.iter().map(first_arrivals).collect();
         let rows = [
@@ -54,8 +66,8 @@ impl Recovery {
         ];
         let mut late = Vec::new();
         for (name, cause, nodes, most) in rows {
-            let faults = self.0.iter().filter(|fault| (fault.cause, fault.nodes) == (cause, nodes));
-            let mut took: Vec<Duration> = faults.map(|fault| fault.took(&arrived)).collect();
+            let faults = self.faults.iter().filter(|fault| (fault.cause, fault.nodes) == (cause, nodes));
+            let mut took: Vec<Duration> = faults.map(|fault| self.took(fault, &arrived)).collect();
             took.sort_unstable();
             let Some(max) = took.last() else { continue };
             println!("{name}: {} times, heads after {:?} (median), {max:?} (most)", took.len(), took[took.len() / 2]);
@@ -64,6 +76,17 @@ impl Recovery {
             }
         }
         assert!(late.is_empty(), "{late:?}");
+    }
+
+    /// The longest time from a head's being taken by a node to its coming to a client. One that gave way at once may never
+    /// come; then the next one counts.
+    fn took(&self, fault: &Fault, arrived: &[HashMap<&str, Instant>]) -> Duration {
+        let of_client = |at: usize, arrived: &HashMap<&str, Instant>| {
+            let came = self.taken[at..].iter().find_map(|(hash, _)| arrived.get(hash.as_str()));
+            came.map_or(Duration::MAX, |came| came.saturating_duration_since(self.taken[at].1))
+        };
+        let times = fault.heads.clone().flat_map(|at| arrived.iter().map(move |arrived| of_client(at, arrived)));
+        times.max().unwrap_or_default()
     }
 }
 
@@ -74,17 +97,4 @@ fn first_arrivals(follower: &Follower) -> HashMap<&str, Instant> {
         first.entry(hash.as_str()).or_insert(*at);
     }
     first
-}
-
-impl Fault {
-    /// The longest time from a head's being taken by a node to its coming to a client. Where both nodes were away, a head
-    /// may have given way before the gateway found a node again.
-    fn took(&self, arrived: &[HashMap<&str, Instant>]) -> Duration {
-        let of_client = |arrived: &HashMap<&str, Instant>, (hash, taken): &(String, Instant)| {
-            let took = arrived.get(hash.as_str()).map(|at| at.saturating_duration_since(*taken));
-            took.or((self.nodes == 1).then_some(Duration::MAX))
-        };
-        let times = self.accepted.iter().flat_map(|head| arrived.iter().filter_map(move |of| of_client(of, head)));
-        times.max().unwrap_or_default()
-    }
 }
