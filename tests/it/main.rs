@@ -6,6 +6,7 @@ mod bad_input;
 mod bad_node;
 mod bench;
 mod clients;
+mod faults;
 mod harness;
 mod limits;
 mod operations;
