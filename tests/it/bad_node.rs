@@ -3,6 +3,7 @@
 
 mod answers;
 mod heads;
+mod huge;
 mod jump;
 
 use std::time::Duration;
