@@ -31,8 +31,13 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// `chaincast run` beside these nodes, on ports that the system chooses; returns when it listens.
     pub(crate) async fn run(upstreams: &[&str], environment: &[(&str, &str)]) -> Self {
-        let mut args = vec!["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
-        args.extend(upstreams.iter().flat_map(|url| ["--upstream", url]));
+        let args: Vec<&str> = upstreams.iter().flat_map(|url| ["--upstream", url]).collect();
+        Self::run_with(&args, environment).await
+    }
+
+    /// The same with any flags.
+    pub(crate) async fn run_with(flags: &[&str], environment: &[(&str, &str)]) -> Self {
+        let args = [&["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"], flags].concat();
         let mut daemon = Self::start(chaincast(&args).envs(environment.iter().copied()));
         until("it says where it listens", async || daemon.stderr().contains("chaincast is listening")).await;
         let said = daemon.stderr();
