@@ -180,7 +180,12 @@ async fn shut_down(
 }
 
 /// Starts the nodes and the ingest of one chain.
-fn start_chain(chain: &Chain, metrics: &Metrics, stop: &CancellationToken, tasks: &mut JoinSet<()>) -> server::Chain {
+pub(crate) fn start_chain(
+    chain: &Chain,
+    metrics: &Metrics,
+    stop: &CancellationToken,
+    tasks: &mut JoinSet<()>,
+) -> server::Chain {
     let (observations, heard) = mpsc::channel(OBSERVATIONS);
     let feeds = upstream::FeedSink::new(broadcast::Sender::new(FEED_EVENTS));
     let demand = DemandHandle::default();

@@ -5,12 +5,12 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 
 use alloy_primitives::B256;
 use bytes::Bytes;
 use serde_json::Value;
 use serde_json::value::RawValue;
+use tokio::time::Instant;
 
 use crate::chain::{BlockLogs, BlockRef, ChainUpdate};
 use crate::filter;

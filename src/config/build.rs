@@ -45,6 +45,7 @@ fn chain(keys: &Keys, name: &str) -> app::Chain {
         upstream: upstream::Options {
             chain: name.into(),
             urls: chain.upstreams.0.clone(),
+            dial: upstream::Dial::Network,
             chain_id: chain.chain_id,
             connect_timeout: up.connect_timeout.0,
             call_timeout: up.call_timeout.0,

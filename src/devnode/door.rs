@@ -1,4 +1,5 @@
 //! The listening port of a node: open, or closed so that a connect is refused, while the port stays the node's own.
+//! In the simulation a node has no port; its door says only whether it is open.
 //!
 //! Owns the listening socket's life. Does not accept connections itself; it hands listeners to the one who does.
 
@@ -20,6 +21,9 @@ enum State {
     Closed(Socket),
     /// The port is nobody's; for good.
     GivenUp,
+    /// There is no port, and this tells whether connects are taken.
+    #[cfg(test)]
+    Portless { open: bool },
 }
 
 /// The port.
@@ -44,12 +48,39 @@ impl Door {
         })
     }
 
+    /// An open door without a port.
+    #[cfg(test)]
+    pub(super) fn portless() -> Self {
+        Self {
+            address: SocketAddr::from(([0, 0, 0, 0], 0)),
+            state: Mutex::new(State::Portless { open: true }),
+            fresh: Mutex::new(None),
+            opened: Notify::new(),
+        }
+    }
+
+    /// Whether a connect past any port is taken.
+    #[cfg(test)]
+    pub(super) fn takes_portless(&self) -> bool {
+        matches!(*self.lock(), State::Portless { open: true })
+    }
+
+    /// Does what there is to do where there is no port.
+    #[cfg(test)]
+    fn set_portless(&self, now: bool) {
+        if let State::Portless { open } = &mut *self.lock() {
+            *open = now;
+        }
+    }
+
     pub(super) fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Refuses connects from now on. Those in the kernel's queue are reset.
     pub(super) fn close(&self) -> io::Result<()> {
+        #[cfg(test)]
+        self.set_portless(false);
         let mut state = self.lock();
         if let State::Open(listener) = &*state {
             // Ends listening for every handle to the socket, at once.
@@ -62,6 +93,8 @@ impl Door {
 
     /// Listens again on the same port.
     pub(super) fn open(&self) -> io::Result<()> {
+        #[cfg(test)]
+        self.set_portless(true);
         let mut state = self.lock();
         if let State::Closed(socket) = &*state {
             socket.listen(BACKLOG)?;

@@ -145,6 +145,11 @@ impl Faults {
         self.0.connections.cut_all();
     }
 
+    #[cfg(test)]
+    pub(super) fn takes_portless(&self) -> bool {
+        self.0.door.takes_portless()
+    }
+
     pub(super) fn spoils(&self, subject: &str) -> Vec<Spoil> {
         self.0.rules.next(subject)
     }

@@ -19,6 +19,7 @@ use jsonrpsee::server::{
     ConnectionGuard, ConnectionState, HttpBody, HttpRequest, HttpResponse, Methods, ServerConfig, ServerHandle,
     StopHandle, http, stop_channel, ws,
 };
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -61,6 +62,8 @@ pub(super) struct Node {
 #[derive(Debug)]
 pub struct DevNode {
     node: Arc<Node>,
+    #[cfg(test)]
+    front: Arc<Front>,
     address: SocketAddr,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -77,7 +80,16 @@ impl DevNode {
     /// # Errors
     /// If the listener is not usable.
     pub fn start(chain: SharedChain, listener: TcpListener) -> io::Result<Self> {
-        let door = Arc::new(Door::new(listener)?);
+        Ok(Self::behind(Arc::new(Door::new(listener)?), chain))
+    }
+
+    /// Starts a node without a port, for connections in memory.
+    #[cfg(test)]
+    pub(crate) fn portless(chain: SharedChain) -> Self {
+        Self::behind(Arc::new(Door::portless()), chain)
+    }
+
+    fn behind(door: Arc<Door>, chain: SharedChain) -> Self {
         let address = door.address();
         let connections = Arc::new(Connections::default());
         let faults = Faults::new(Arc::clone(&connections), Arc::clone(&door));
@@ -99,8 +111,27 @@ impl DevNode {
             tasks: tasks.clone(),
         });
         tasks.spawn(stop.clone().run_until_cancelled_owned(follow(Arc::clone(&node))));
-        tasks.spawn(stop.clone().run_until_cancelled_owned(accept(front, door)));
-        Ok(Self { node, address, stop, tasks, _sessions: sessions })
+        tasks.spawn(stop.clone().run_until_cancelled_owned(accept(Arc::clone(&front), door)));
+        Self {
+            node,
+            #[cfg(test)]
+            front,
+            address,
+            stop,
+            tasks,
+            _sessions: sessions,
+        }
+    }
+
+    /// Serves a connection in memory, unless the node refuses connections.
+    #[cfg(test)]
+    pub(crate) fn take(&self, stream: impl Stream) -> io::Result<()> {
+        if !self.node.faults.takes_portless() {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        let serving = serve(Arc::clone(&self.front), stream);
+        self.tasks.spawn(self.stop.clone().run_until_cancelled_owned(serving));
+        Ok(())
     }
 
     /// Where it listens.
@@ -268,7 +299,13 @@ async fn wait(changed: impl Future<Output = Result<(), watch::error::RecvError>>
     }
 }
 
+/// What a connection can run over.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for S {}
+
 /// What is needed to serve connections.
+#[derive(Debug)]
 struct Front {
     node: Arc<Node>,
     methods: Methods,
@@ -304,8 +341,8 @@ async fn accept(front: Arc<Front>, door: Arc<Door>) {
     }
 }
 
-async fn serve(front: Arc<Front>, socket: tokio::net::TcpStream) {
-    let wire = front.node.connections.adopt(socket);
+async fn serve(front: Arc<Front>, stream: impl Stream) {
+    let wire = front.node.connections.adopt(stream);
     let valve = wire.valve();
     let service = service_fn(move |request| {
         let (front, valve) = (Arc::clone(&front), Arc::clone(&valve));

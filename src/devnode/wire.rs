@@ -3,7 +3,7 @@
 //! Owns the [`Valve`] of each connection, the list of them, and the stream wrapper that obeys. Does not know JSON-RPC; of
 //! WebSocket only how a server's frame is built and when one has ended.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -79,7 +79,7 @@ pub(super) struct Connections {
 
 #[derive(Debug, Default)]
 struct Open {
-    valves: HashMap<u64, Arc<Valve>>,
+    valves: BTreeMap<u64, Arc<Valve>>,
     /// Whether new connections begin stalled, as those of a stopped process do.
     stalled: bool,
 }

@@ -5,9 +5,9 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::BytesMut;
+use tokio::time::Instant;
 
 use super::conn::{Conn, ConnKey, Place, Written};
 use super::frame::{Batch, BatchBuilder};
@@ -56,7 +56,7 @@ pub(super) async fn deliver(shard: &Rc<Shard>, entry: &Arc<Entry>) {
             .metrics
             .delivery_seconds
             .with_label_values(&[&*shard.chain, kind])
-            .observe(entry.seen.elapsed().as_secs_f64());
+            .observe(Instant::now().into_std().saturating_duration_since(entry.seen).as_secs_f64());
         shard.metrics.broadcast_seconds.observe(started.elapsed().as_secs_f64());
     }
 }

@@ -4,9 +4,9 @@
 //! order, so a client may fall behind and catch up in the middle of an entry.
 
 use std::rc::Rc;
-use std::time::Instant;
 
 use bytes::BytesMut;
+use tokio::time::Instant;
 
 use super::conn::{Conn, ConnKey, Place, Sub};
 use super::shard::State;

@@ -3,9 +3,9 @@
 //! An idle connection holds no buffer. Does not know what the bytes mean.
 
 use std::rc::Rc;
-use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
+use tokio::time::Instant;
 
 use super::socket::Socket;
 use super::streams::{Seat, SubId};

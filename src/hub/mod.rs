@@ -34,6 +34,8 @@ use crate::filter::Filter;
 
 pub use conn::ConnKey;
 pub use shard::{Links, Shard};
+#[cfg(test)]
+pub(crate) use socket::InMemory;
 pub use socket::Socket;
 pub use streams::SubId;
 

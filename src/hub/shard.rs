@@ -4,14 +4,14 @@
 //! for the journal call them. Owns the connections' outgoing bytes.
 
 use std::cell::RefCell;
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::BytesMut;
 use tokio::sync::broadcast;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::conn::{Closing, Conn, ConnKey, Ordinals, Place, Sub, Written};
@@ -59,7 +59,7 @@ pub(super) struct State {
     /// Numbers of the last entries with heads, oldest first: as many as a client may be behind.
     pub(super) recent_heads: VecDeque<u64>,
     /// Connections with an outbox or a close under way.
-    pub(super) attention: HashSet<ConnKey>,
+    pub(super) attention: BTreeSet<ConnKey>,
     pub(super) wheel: timers::Wheel,
     /// Bytes held and clients they are held for, as last added to the metrics.
     pub(super) shown: (i64, i64),
@@ -82,7 +82,7 @@ impl Shard {
             streams: Streams::new(),
             seq: tail.position(),
             recent_heads: VecDeque::new(),
-            attention: HashSet::new(),
+            attention: BTreeSet::new(),
             wheel: timers::Wheel::new(&options),
             shown: (0, 0),
         };

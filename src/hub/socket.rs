@@ -1,6 +1,6 @@
 //! A client's socket as the hub and the session share it: non-blocking reads and writes, and the wait for either.
 //!
-//! Owns the descriptor. The seam for other transports than plain TCP.
+//! Owns the descriptor. The seam for other transports than plain TCP: the tests' connections in memory are one.
 
 use std::io;
 
@@ -8,43 +8,91 @@ use tokio::net::TcpStream;
 
 /// An accepted connection, past its handshake.
 #[derive(Debug)]
-pub struct Socket(TcpStream);
+pub struct Socket(Carrier);
+
+#[derive(Debug)]
+enum Carrier {
+    Tcp(TcpStream),
+    #[cfg(test)]
+    Memory(Box<dyn InMemory>),
+}
+
+/// A connection in memory that behaves as a socket does.
+#[cfg(test)]
+pub(crate) trait InMemory:
+    tokio::io::AsyncRead + tokio::io::AsyncWrite + std::fmt::Debug + Send + Unpin + 'static
+{
+    fn poll_readable(&self, cx: &std::task::Context<'_>) -> std::task::Poll<()>;
+    fn poll_writable(&self, cx: &std::task::Context<'_>) -> std::task::Poll<()>;
+    fn try_read(&self, buf: &mut [u8]) -> io::Result<usize>;
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize>;
+    fn shutdown(&self, how: std::net::Shutdown);
+}
+
+/// Does the same on whatever carries the bytes.
+macro_rules! each {
+    ($self:ident, $tcp:ident => $on_tcp:expr, $memory:ident => $in_memory:expr) => {
+        match &$self.0 {
+            Carrier::Tcp($tcp) => $on_tcp,
+            #[cfg(test)]
+            Carrier::Memory($memory) => $in_memory,
+        }
+    };
+}
 
 impl Socket {
     /// Takes a connected socket over.
     #[must_use]
     pub fn new(stream: TcpStream) -> Self {
-        Self(stream)
+        Self(Carrier::Tcp(stream))
+    }
+
+    /// Takes a connection in memory over.
+    #[cfg(test)]
+    pub(crate) fn in_memory(end: Box<dyn InMemory>) -> Self {
+        Self(Carrier::Memory(end))
     }
 
     /// Waits until bytes may be read.
     pub async fn readable(&self) -> io::Result<()> {
-        self.0.readable().await
+        each!(self, tcp => tcp.readable().await, memory => {
+            std::future::poll_fn(|cx| memory.poll_readable(cx)).await;
+            Ok(())
+        })
     }
 
     /// Waits until bytes may be written.
     pub async fn writable(&self) -> io::Result<()> {
-        self.0.writable().await
+        each!(self, tcp => tcp.writable().await, memory => {
+            std::future::poll_fn(|cx| memory.poll_writable(cx)).await;
+            Ok(())
+        })
     }
 
     /// Reads what is there; `WouldBlock` if nothing is.
     pub fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
-        self.0.try_read(buf)
+        each!(self, tcp => tcp.try_read(buf), memory => memory.try_read(buf))
     }
 
     /// Writes as much as the socket takes; `WouldBlock` if nothing.
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.try_write(bytes)
+        each!(self, tcp => tcp.try_write(bytes), memory => memory.try_write(bytes))
     }
 
     /// Says that no more bytes will come.
     pub fn finish(&self) {
-        // A socket that is already gone is what is wanted.
-        let _gone = socket2::SockRef::from(&self.0).shutdown(std::net::Shutdown::Write);
+        self.shutdown(std::net::Shutdown::Write);
     }
 
     /// Ends both directions at once; the reader sees the end.
     pub fn abort(&self) {
-        let _gone = socket2::SockRef::from(&self.0).shutdown(std::net::Shutdown::Both);
+        self.shutdown(std::net::Shutdown::Both);
+    }
+
+    fn shutdown(&self, how: std::net::Shutdown) {
+        each!(self, tcp => {
+            // A socket that is already gone is what is wanted.
+            let _gone = socket2::SockRef::from(tcp).shutdown(how);
+        }, memory => memory.shutdown(how));
     }
 }

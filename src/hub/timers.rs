@@ -3,7 +3,8 @@
 //! Owns no connection. A ping and the check for its pong cost one pass over a slot of the wheel, not a timer each.
 
 use std::rc::Rc;
-use std::time::Instant;
+
+use tokio::time::Instant;
 
 use super::conn::{Conn, ConnKey};
 use super::{Options, Shard, frame};
@@ -128,7 +129,7 @@ fn verdict(shard: &Shard, conn: &Conn, oldest: u64, now: Instant) -> Option<Reas
     }
     match shard.journal.get(place.seq) {
         Err(_) => Some(Reason::SlowConsumer),
-        Ok(Some(entry)) if now.saturating_duration_since(entry.seen) > shard.options.lag_max => {
+        Ok(Some(entry)) if now.into_std().saturating_duration_since(entry.seen) > shard.options.lag_max => {
             Some(Reason::SlowConsumer)
         }
         Ok(_) => None,

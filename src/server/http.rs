@@ -12,11 +12,10 @@ use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
 
+use super::transport::Transport;
 use super::worker::{Local, Peer};
-use crate::hub::Socket;
 use crate::rpc;
 use crate::session::{self, Context};
 
@@ -45,7 +44,7 @@ fn inline_hash(element: &str) -> String {
 }
 
 /// Answers a request.
-pub(super) async fn answer(
+pub(super) async fn answer<T: Transport>(
     local: Rc<Local>,
     peer: Rc<Peer>,
     request: Request<Incoming>,
@@ -61,7 +60,7 @@ pub(super) async fn answer(
         peer.handshake.borrow_mut().take();
     }
     let from_a_page = request.headers().contains_key(header::ORIGIN);
-    let mut answer = route(local, peer, context, request).await;
+    let mut answer = route::<T>(local, peer, context, request).await;
     if from_a_page {
         let headers = answer.headers_mut();
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
@@ -70,9 +69,14 @@ pub(super) async fn answer(
     Ok(answer)
 }
 
-async fn route(local: Rc<Local>, peer: Rc<Peer>, context: Rc<Context>, request: Request<Incoming>) -> Answer {
+async fn route<T: Transport>(
+    local: Rc<Local>,
+    peer: Rc<Peer>,
+    context: Rc<Context>,
+    request: Request<Incoming>,
+) -> Answer {
     match *request.method() {
-        Method::GET if wants_websocket(request.headers()) => upgrade(local, context, peer, request),
+        Method::GET if wants_websocket(request.headers()) => upgrade::<T>(local, context, peer, request),
         Method::POST => post(&local, &context, &peer, request).await,
         Method::OPTIONS => preflight(request.headers()),
         Method::GET | Method::HEAD if local.options.page => page(),
@@ -179,7 +183,12 @@ async fn answer_body(
 }
 
 /// Accepts a WebSocket; the session starts when the answer is out.
-fn upgrade(local: Rc<Local>, context: Rc<Context>, peer: Rc<Peer>, mut request: Request<Incoming>) -> Answer {
+fn upgrade<T: Transport>(
+    local: Rc<Local>,
+    context: Rc<Context>,
+    peer: Rc<Peer>,
+    mut request: Request<Incoming>,
+) -> Answer {
     let count = |local: &Local, outcome: &str| local.metrics.handshakes.with_label_values(&[outcome]).inc();
     let answer = match create_response_with_body(&request, Full::default) {
         Ok(answer) => answer,
@@ -192,7 +201,7 @@ fn upgrade(local: Rc<Local>, context: Rc<Context>, peer: Rc<Peer>, mut request: 
     let sessions = local.sessions.clone();
     sessions.spawn_local(async move {
         let taken = hyper::upgrade::on(&mut request).await;
-        let parts = taken.ok().and_then(|upgraded| upgraded.downcast::<TokioIo<TcpStream>>().ok());
+        let parts = taken.ok().and_then(|upgraded| upgraded.downcast::<TokioIo<T>>().ok());
         let (Some(parts), Some(limits)) = (parts, peer.limits.borrow_mut().take()) else {
             return count(&local, "lost");
         };
@@ -202,7 +211,7 @@ fn upgrade(local: Rc<Local>, context: Rc<Context>, peer: Rc<Peer>, mut request: 
         // What was read behind the handshake, even if it is nothing, would hold hyper's whole buffer for good.
         let first = parts.read_buf.to_vec();
         drop(parts.read_buf);
-        let socket = Socket::new(parts.io.into_inner());
+        let socket = parts.io.into_inner().into_socket();
         session::serve(context, socket, &first, limits.into_inner().into_permit()).await;
         drop(counted);
     });

@@ -5,6 +5,7 @@
 
 mod admin;
 mod http;
+mod transport;
 mod worker;
 
 use std::net::SocketAddr;
@@ -20,6 +21,7 @@ use crate::metrics::Metrics;
 use crate::session::{Addresses, Permit};
 
 pub use admin::{Readiness, serve_admin};
+use transport::Carrier;
 pub use worker::{Chain, Worker};
 
 /// Bounds of the public listener.
@@ -68,7 +70,7 @@ impl Drop for Counted {
 /// A connection on its way to a shard thread.
 #[derive(Debug)]
 pub struct Accepted {
-    stream: std::net::TcpStream,
+    carrier: Carrier,
     permit: Permit,
     counted: Counted,
 }
@@ -132,35 +134,51 @@ impl Acceptor {
         if in_all >= self.options.connections_max {
             return self.refuse("connections");
         }
-        let stream = match prepare(stream, &self.options) {
-            Ok(stream) => stream,
+        let carrier = match prepare(stream, &self.options) {
+            Ok(carrier) => carrier,
             Err(error) => return tracing::debug!(%error, "a connection ended before it was served"),
         };
         let permit = self.addresses.admit(peer.ip());
-        let mut workers: Vec<&WorkerHandle> = self.workers.iter().collect();
-        workers.sort_by_key(|w| w.connections.load(Ordering::Relaxed));
-        let least = workers[0];
-        let slot = match workers.iter().find_map(|w| w.queue.try_reserve().ok().map(|slot| (*w, slot))) {
-            Some(found) => found,
-            // All are busy: wait for the one with the fewest; the kernel's backlog holds who comes meanwhile.
-            None => match least.queue.reserve().await {
-                Ok(slot) => (least, slot),
-                Err(_) => return,
-            },
-        };
-        let (worker, slot) = slot;
-        worker.connections.fetch_add(1, Ordering::Relaxed);
-        self.metrics.connections.inc();
-        let counted = Counted { count: worker.connections.clone(), metrics: self.metrics.clone() };
-        slot.send(Accepted { stream, permit, counted });
+        hand_over(&self.workers, carrier, permit, &self.metrics).await;
     }
 }
 
+/// Gives a connection to the thread with the fewest.
+async fn hand_over(workers: &[WorkerHandle], carrier: Carrier, permit: Permit, metrics: &Metrics) {
+    let mut workers: Vec<&WorkerHandle> = workers.iter().collect();
+    workers.sort_by_key(|w| w.connections.load(Ordering::Relaxed));
+    let least = workers[0];
+    let slot = match workers.iter().find_map(|w| w.queue.try_reserve().ok().map(|slot| (*w, slot))) {
+        Some(found) => found,
+        // All are busy: wait for the one with the fewest; the kernel's backlog holds who comes meanwhile.
+        None => match least.queue.reserve().await {
+            Ok(slot) => (least, slot),
+            Err(_) => return,
+        },
+    };
+    let (worker, slot) = slot;
+    worker.connections.fetch_add(1, Ordering::Relaxed);
+    metrics.connections.inc();
+    let counted = Counted { count: worker.connections.clone(), metrics: metrics.clone() };
+    slot.send(Accepted { carrier, permit, counted });
+}
+
+/// Gives a connection in memory to a shard thread, as an acceptor does with one of its own.
+#[cfg(test)]
+pub(crate) async fn hand_in_memory(
+    workers: &[WorkerHandle],
+    end: Box<dyn crate::hub::InMemory>,
+    permit: Permit,
+    metrics: &Metrics,
+) {
+    hand_over(workers, Carrier::Memory(end), permit, metrics).await;
+}
+
 /// Sets the socket's options and takes it off the acceptor's reactor.
-fn prepare(stream: tokio::net::TcpStream, options: &Options) -> std::io::Result<std::net::TcpStream> {
+fn prepare(stream: tokio::net::TcpStream, options: &Options) -> std::io::Result<Carrier> {
     stream.set_nodelay(true)?;
     let socket = socket2::SockRef::from(&stream);
     socket.set_send_buffer_size(options.send_buffer_bytes)?;
     socket.set_tcp_user_timeout(Some(options.tcp_user_timeout))?;
-    stream.into_std()
+    stream.try_into()
 }

@@ -19,14 +19,15 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Accepted, Options, http};
+use super::transport::{Carrier, Transport};
+use super::{Accepted, Counted, Options, http};
 use crate::calls::Calls;
 use crate::chain::FeedEvent;
 use crate::close::Reason;
 use crate::hub::{self, Links, Shard};
 use crate::journal::Journal;
 use crate::metrics::Metrics;
-use crate::session::{self, Context, HttpLimits};
+use crate::session::{self, Context, HttpLimits, Permit};
 use crate::upstream::DemandHandle;
 
 /// How often a drain looks for clients that came late.
@@ -84,7 +85,7 @@ impl Drop for Handshake {
 /// State of one TCP connection while it speaks HTTP.
 pub(super) struct Peer {
     pub(super) limits: RefCell<Option<RefCell<HttpLimits>>>,
-    pub(super) counted: RefCell<Option<super::Counted>>,
+    pub(super) counted: RefCell<Option<Counted>>,
     pub(super) handshake: RefCell<Option<Handshake>>,
 }
 
@@ -165,15 +166,23 @@ impl Local {
             self.metrics.refusals.with_label_values(&["handshakes", "server"]).inc();
             return;
         }
-        let stream = match tokio::net::TcpStream::from_std(accepted.stream) {
-            Ok(stream) => stream,
-            Err(error) => return tracing::warn!(%error, "cannot watch a connection"),
-        };
+        let Accepted { carrier, permit, counted } = accepted;
+        match carrier {
+            Carrier::Tcp(stream) => match tokio::net::TcpStream::from_std(stream) {
+                Ok(stream) => self.begin(stream, permit, counted),
+                Err(error) => tracing::warn!(%error, "cannot watch a connection"),
+            },
+            #[cfg(test)]
+            Carrier::Memory(end) => self.begin(end, permit, counted),
+        }
+    }
+
+    fn begin(self: Rc<Self>, stream: impl Transport, permit: Permit, counted: Counted) {
         self.handshakes.set(self.handshakes.get() + 1);
-        let limits = HttpLimits::new(accepted.permit, self.metrics.clone());
+        let limits = HttpLimits::new(permit, self.metrics.clone());
         let peer = Rc::new(Peer {
             limits: RefCell::new(Some(RefCell::new(limits))),
-            counted: RefCell::new(Some(accepted.counted)),
+            counted: RefCell::new(Some(counted)),
             handshake: RefCell::new(Some(Handshake(self.clone()))),
         });
         let sessions = self.sessions.clone();
@@ -181,7 +190,7 @@ impl Local {
     }
 
     /// Speaks HTTP on a connection until it ends or is upgraded.
-    async fn serve(self: Rc<Self>, stream: tokio::net::TcpStream, peer: Rc<Peer>) {
+    async fn serve<T: Transport>(self: Rc<Self>, stream: T, peer: Rc<Peer>) {
         let draining = self.draining.clone();
         let mut builder = http1::Builder::new();
         builder
@@ -189,7 +198,7 @@ impl Local {
             .header_read_timeout(self.options.header_timeout)
             .max_headers(self.options.headers_max)
             .max_buf_size(self.options.header_max_bytes.max(8192));
-        let answer = |request: Request<Incoming>| http::answer(self.clone(), peer.clone(), request);
+        let answer = |request: Request<Incoming>| http::answer::<T>(self.clone(), peer.clone(), request);
         let connection = builder.serve_connection(TokioIo::new(stream), service_fn(answer)).with_upgrades();
         tokio::pin!(connection);
         let result = tokio::select! {

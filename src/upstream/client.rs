@@ -14,7 +14,7 @@ use jsonrpsee::types::ErrorObjectOwned;
 use jsonrpsee::ws_client::{PingConfig, WsClient, WsClientBuilder};
 use serde_json::value::RawValue;
 
-use super::{NodeUrl, Options};
+use super::{Dial, NodeUrl, Options};
 
 /// Notifications that jsonrpsee holds for one subscription of ours. Beyond that it ends the subscription, which is
 /// seen and mended by a reconnect.
@@ -83,8 +83,16 @@ impl Client {
             .max_concurrent_requests(options.calls_in_flight + 64)
             .max_buffer_capacity_per_subscription(SUBSCRIPTION_BUFFER)
             .enable_ws_ping(ping);
-        let connecting = tokio::time::timeout(options.connect_timeout, builder.build(url.secret()));
-        match connecting.await {
+        let connecting = async {
+            match &options.dial {
+                Dial::Network => builder.build(url.secret()).await,
+                Dial::By(dial) => {
+                    let stream = dial(url).await.map_err(|e| RpcError::Transport(e.into()))?;
+                    builder.build_with_stream(url.secret(), stream).await
+                }
+            }
+        };
+        match tokio::time::timeout(options.connect_timeout, connecting).await {
             Ok(Ok(client)) => Ok(Self::Ws(Arc::new(client))),
             Ok(Err(e)) => Err(unavailable(url, &e)),
             Err(_) => Err(CallError::Timeout),

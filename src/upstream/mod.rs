@@ -6,6 +6,7 @@
 //! or labelled uses the host.
 
 mod client;
+mod dial;
 mod feeds;
 mod node;
 mod pool;
@@ -22,6 +23,7 @@ use crate::chain::{BlockRef, NodeId, Observation};
 use crate::metrics::Metrics;
 
 pub use client::CallError;
+pub use dial::{Dial, Dialer, Stream};
 pub use feeds::{Demand, DemandHandle, FeedSink};
 pub use pool::Pool;
 pub use url::NodeUrl;
@@ -33,6 +35,8 @@ pub struct Options {
     pub chain: Arc<str>,
     /// The nodes, most preferred first.
     pub urls: Vec<NodeUrl>,
+    /// How WebSocket nodes are reached.
+    pub dial: Dial,
     /// The chain id that every node must have; `None` takes that of the first node to answer.
     pub chain_id: Option<u64>,
     /// Longest time to connect, handshake included.

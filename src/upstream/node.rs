@@ -259,6 +259,7 @@ mod tests {
         let options = Options {
             chain: "test".into(),
             urls: Vec::new(),
+            dial: crate::upstream::Dial::Network,
             chain_id: None,
             connect_timeout: Duration::from_secs(1),
             call_timeout: Duration::from_secs(1),

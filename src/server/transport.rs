@@ -1,0 +1,48 @@
+//! What a client's connection runs over: for HTTP as a stream, and past the upgrade as the hub's socket.
+//!
+//! Owns the table of transports. What is said on them is no concern here.
+
+use std::io;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+#[cfg(test)]
+use crate::hub::InMemory;
+use crate::hub::Socket;
+
+/// A stream that hyper can serve and a shard can take over.
+pub(super) trait Transport: AsyncRead + AsyncWrite + Send + Unpin + 'static {
+    /// What the shard writes to. Nothing that the stream has read is held back in it.
+    fn into_socket(self) -> Socket;
+}
+
+impl Transport for TcpStream {
+    fn into_socket(self) -> Socket {
+        Socket::new(self)
+    }
+}
+
+#[cfg(test)]
+impl Transport for Box<dyn InMemory> {
+    fn into_socket(self) -> Socket {
+        Socket::in_memory(self)
+    }
+}
+
+/// An accepted connection between two threads, so on no thread's reactor.
+#[derive(Debug)]
+pub(super) enum Carrier {
+    Tcp(std::net::TcpStream),
+    #[cfg(test)]
+    Memory(Box<dyn InMemory>),
+}
+
+/// Takes an accepted stream off the acceptor's reactor.
+impl TryFrom<TcpStream> for Carrier {
+    type Error = io::Error;
+
+    fn try_from(stream: TcpStream) -> io::Result<Self> {
+        stream.into_std().map(Self::Tcp)
+    }
+}
