@@ -49,7 +49,7 @@ impl Scene {
         self.watcher.lives(&self.chain).await;
         let tally = self.crowd.ends_exact(name).await;
         assert!(tally.heads > 0 && tally.logs > 0, "{name}: {tally}");
-        assert_eq!(self.gateway.metrics.gaps.with_label_values(&["default"]).get(), 0);
+        assert_eq!(self.gateway.gaps("default"), 0);
         assert_eq!(self.gateway.metrics.panics.get(), 0);
         self.gateway.stop().await;
     }

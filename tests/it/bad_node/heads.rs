@@ -85,7 +85,7 @@ async fn follow(chain: &SharedChain, nodes: &[&DevNode]) -> (Gateway, Watcher) {
 
 async fn end(gateway: Gateway, watcher: Watcher) {
     assert_eq!(gateway.metrics.panics.get(), 0);
-    assert_eq!(gateway.metrics.gaps.with_label_values(&[CHAIN]).get(), 0);
+    assert_eq!(gateway.gaps(CHAIN), 0);
     drop(watcher);
     gateway.stop().await;
 }

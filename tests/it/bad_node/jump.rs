@@ -15,8 +15,9 @@ const FAR: usize = 100_000;
 /// The client is told of a gap, and one that comes after it gets the live stream.
 async fn ends_and_comes_back(gateway: &Gateway, chain: &SharedChain, mut watcher: Watcher, gaps: u64) -> Watcher {
     assert_eq!(watcher.client.end().await, End::Closed(1013, "gap".into()));
-    assert_eq!(gateway.metrics.gaps.with_label_values(&[CHAIN]).get(), gaps);
+    assert_eq!(gateway.gaps(CHAIN), gaps);
     until("its end is counted", async || gateway.closed("gap") == gaps).await;
+    until("the logs are there", async || gateway.metrics.logs_waiting.with_label_values(&[CHAIN]).get() == 0).await;
     let mut again = Watcher::start(&gateway.ws_url()).await;
     for _ in 0..3 {
         again.lives(chain).await;

@@ -52,7 +52,7 @@ async fn with_crowd(keys: &[(&str, &str)]) -> (Scene, Crowd, Watcher) {
 async fn end(scene: Scene, crowd: Crowd, watcher: Watcher, name: &str) {
     crowd.ends_exact(name).await;
     for chain in super::NAMES {
-        assert_eq!(scene.gateway.metrics.gaps.with_label_values(&[chain]).get(), 0);
+        assert_eq!(scene.gateway.gaps(chain), 0);
     }
     drop(watcher);
     scene.stop().await;
