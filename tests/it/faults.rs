@@ -5,6 +5,7 @@
 
 mod outages;
 mod reorgs;
+mod shrink;
 
 use std::time::{Duration, Instant};
 

@@ -9,6 +9,7 @@ mod chains;
 mod clients;
 mod economy;
 mod faults;
+mod finality;
 mod harness;
 mod limits;
 mod operations;

@@ -129,6 +129,16 @@ async fn heads_that_cannot_be_read_are_made_up_for_when_the_node_is_healed() {
     is_made_up_for(&new_chain(), unreadable()).await;
 }
 
+#[tokio::test]
+async fn heads_that_lie_are_made_up_for_when_the_node_is_healed() {
+    let chain = new_chain();
+    // One by one: a lie that is not made up for must not be covered by the next.
+    for lie in lies(&chain) {
+        println!("{}", lie.0);
+        is_made_up_for(&chain, vec![lie]).await;
+    }
+}
+
 /// A hash that is not the header's, another one each time that the header is told.
 fn changing() -> Spoil {
     let told = std::sync::atomic::AtomicU64::new(0);
