@@ -5,8 +5,9 @@ use alloy_primitives::{B256, keccak256};
 use chaincast::devnode::{DevNode, SharedChain, Span, Spoil};
 use serde_json::{Value, json};
 
+use crate::harness::client::{End, PATIENCE};
 use crate::harness::stage::{CHAIN, new_chain, new_node};
-use crate::harness::{Gateway, GatewayOptions, Watcher};
+use crate::harness::{Gateway, GatewayOptions, Watcher, until};
 
 /// Blocks that a node lies about.
 const LIES: u32 = 4;
@@ -129,13 +130,50 @@ async fn heads_that_cannot_be_read_are_made_up_for_when_the_node_is_healed() {
     is_made_up_for(&new_chain(), unreadable()).await;
 }
 
+/// Reads on until the view is the chain, or the connection ends.
+async fn read_on(watcher: &mut Watcher, chain: &SharedChain) -> Result<(), End> {
+    let reading = async {
+        while watcher.view.compare(chain).is_err() {
+            watcher.step().await?;
+        }
+        Ok(())
+    };
+    tokio::time::timeout(PATIENCE / 2, reading).await.expect("the stream goes on or ends")
+}
+
 #[tokio::test]
-async fn heads_that_lie_are_made_up_for_when_the_node_is_healed() {
+async fn heads_that_lie_are_made_up_for_or_end_the_stream_visibly() {
     let chain = new_chain();
-    // One by one: a lie that is not made up for must not be covered by the next.
-    for lie in lies(&chain) {
-        println!("{}", lie.0);
-        is_made_up_for(&chain, vec![lie]).await;
+    for (lie, spoil) in lies(&chain) {
+        println!("{lie}");
+        let liar = new_node(&chain);
+        // Each by itself: a lie that is not made up for must not be covered by the next.
+        let (gateway, mut watcher) = follow(&chain, &[&liar]).await;
+        liar.faults().spoil("newHeads", spoil, Span::Times(LIES));
+        for logs in 0..LIES {
+            chain.mine(logs as usize);
+        }
+        liar.caught_up().await;
+        chain.mine(3);
+        if let Err(end) = read_on(&mut watcher, &chain).await {
+            // Nobody else says that the chain did not go on there.
+            assert_eq!((&*end_of(&gateway, end).await, lie.contains("number")), ("gap", true), "{lie}");
+            watcher = Watcher::start(&gateway.ws_url()).await;
+        }
+        for _ in 0..2 {
+            watcher.lives(&chain).await;
+        }
+        drop(watcher);
+        gateway.stop().await;
+    }
+}
+
+/// Why a connection ended; what comes now is then the beginning of something new, with its logs.
+async fn end_of(gateway: &Gateway, end: End) -> String {
+    until("its logs are there", async || gateway.metrics.logs_waiting.with_label_values(&[CHAIN]).get() == 0).await;
+    match end {
+        End::Closed(1013, reason) => reason,
+        other => format!("{other:?}"),
     }
 }
 
