@@ -41,6 +41,10 @@ pub struct DevOptions {
     pub keep_blocks: usize,
     /// Where timestamps come from.
     pub block_time: BlockTime,
+    /// How far below its head a node's `safe` block is.
+    pub safe_depth: u64,
+    /// How far below its head a node's `finalized` block is.
+    pub finalized_depth: u64,
 }
 
 /// Where the timestamps of blocks come from.
@@ -64,6 +68,8 @@ impl Default for DevOptions {
             pending_per_block: 3,
             keep_blocks: 8_192,
             block_time: BlockTime::Step(1),
+            safe_depth: 8,
+            finalized_depth: 16,
         }
     }
 }

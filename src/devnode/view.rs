@@ -10,14 +10,10 @@ use serde_json::Value;
 use super::args::{self, RpcError, at};
 use super::block::Block;
 use super::branch::{Branch, HeadChange};
+use super::chain::DevOptions;
 use super::faults::Faults;
 use super::shared::SharedChain;
 use super::transaction::Transaction;
-
-/// How far below the head `safe` is.
-const SAFE_DEPTH: u64 = 8;
-/// How far below the head `finalized` is.
-const FINALIZED_DEPTH: u64 = 16;
 
 #[derive(Debug)]
 struct Seen {
@@ -109,10 +105,12 @@ impl View {
     /// The height that a tag or quantity means now.
     pub(super) fn number(&self, value: &Value) -> Result<u64, String> {
         let head = self.head().number();
+        let below =
+            |depth: fn(&DevOptions) -> u64| head.saturating_sub(self.chain.with(|chain, _| depth(chain.options())));
         match value.as_str() {
             Some("latest" | "pending") => Ok(head),
-            Some("safe") => Ok(head.saturating_sub(SAFE_DEPTH)),
-            Some("finalized") => Ok(head.saturating_sub(FINALIZED_DEPTH)),
+            Some("safe") => Ok(below(|options| options.safe_depth)),
+            Some("finalized") => Ok(below(|options| options.finalized_depth)),
             Some("earliest") => Ok(0),
             _ => args::quantity(value),
         }
