@@ -42,6 +42,8 @@ pub struct Chain {
     pub journal: journal::Options,
     /// Bounds of calls.
     pub calls: calls::Options,
+    /// Kinds of subscription that are handed to a node as they stand.
+    pub passed: Arc<[String]>,
 }
 
 /// The whole gateway.
@@ -212,7 +214,7 @@ pub(crate) fn start_chain(
         metrics: metrics.clone(),
     };
     tasks.spawn(ingest.run(stop.clone()));
-    server::Chain { name, journal, feeds: feeds.sender().clone(), demand, calls }
+    server::Chain { name, journal, feeds: feeds.sender().clone(), demand, calls, passed: chain.passed.clone() }
 }
 
 /// Starts the shard threads, each with a runtime of its own. They end on the first token; the second is cancelled when
@@ -284,8 +286,12 @@ struct Ready {
 
 impl Ready {
     fn chain(&self, calls: &Calls) -> Result<(), String> {
-        if !calls.pool().nodes().iter().any(|node| node.state() == State::Up) {
+        let mut up = calls.pool().nodes().iter().filter(|node| node.state() == State::Up).peekable();
+        if up.peek().is_none() {
             return Err("no node is connected".into());
+        }
+        if up.all(|node| node.is_syncing()) {
+            return Err("all nodes are syncing".into());
         }
         match calls.head_age() {
             None => Err("no head yet".into()),
