@@ -4,8 +4,8 @@
 use chaincast::devnode::{DevNode, SharedChain, Span, Spoil};
 use serde_json::{Value, json};
 
+use crate::harness::Watcher;
 use crate::harness::stage::{new_chain, new_node};
-use crate::harness::{Watcher, http, until};
 use crate::operations::daemon::Daemon;
 
 const HUGE: usize = 50_000_000;
@@ -81,32 +81,5 @@ async fn an_answer_under_the_bound_is_judged_like_any_other() {
         lives(&mut watcher, &chain, 2).await;
         liar.faults().unspoil_all();
     }
-    holds_at_most(&daemon, before, 400);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_huge_log_is_not_held_once_a_client() {
-    let chain = new_chain();
-    let node = new_node(&chain);
-    let (daemon, mut watcher) = beside(&[&node], 64 << 20).await;
-    lives(&mut watcher, &chain, 2).await;
-    // They do not read, so what they are owed is held for them.
-    let mut stuck = Vec::new();
-    for _ in 0..40 {
-        stuck.push(Watcher::start(&daemon.ws_url()).await);
-    }
-    let before = daemon.memory_mib("VmRSS");
-    node.faults().spoil("eth_getLogs", stuffed(), Span::Times(1));
-    chain.mine(2);
-    // A plain client takes no message of that size, and so it ends.
-    watcher.client.end().await;
-    // What follows is as it should be, for who comes now.
-    until("its logs are there", async || {
-        let metrics = http::get(daemon.admin, "/metrics").await.body;
-        metrics.lines().any(|line| line == "chaincast_logs_waiting_blocks{chain=\"default\"} 0")
-    })
-    .await;
-    let mut late = Watcher::start(&daemon.ws_url()).await;
-    lives(&mut late, &chain, 2).await;
     holds_at_most(&daemon, before, 400);
 }

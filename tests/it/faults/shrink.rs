@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use chaincast::devnode::{BlockRef, SharedChain};
+use chaincast::devnode::{BlockRef, DevNode, SharedChain};
 use tokio::time::interval;
 
 use super::{Scene, kill, mine, revive};
@@ -23,11 +23,16 @@ async fn scene(nodes: usize) -> Scene {
     scene.watcher.reach(&scene.chain).await;
     // Every node told the head: only such a one can take it back.
     for node in &scene.nodes {
-        let head = || scene.gateway.metrics.upstream_head.with_label_values(&["default", &node.address().to_string()]);
-        let number = i64::try_from(scene.chain.head().number).expect("it is small");
-        until("every node told the head", async || head().get() == number).await;
+        told_its_head(&scene, node).await;
     }
     scene
+}
+
+/// Waits until the gateway has heard of a node what the chain's head is.
+async fn told_its_head(scene: &Scene, node: &DevNode) {
+    let head = scene.gateway.metrics.upstream_head.with_label_values(&["default", &node.address().to_string()]);
+    let number = i64::try_from(scene.chain.head().number).expect("it is small");
+    until("the node told its head", async || head.get() == number).await;
 }
 
 fn ancestor(chain: &SharedChain, depth: u64) -> BlockRef {
@@ -140,14 +145,14 @@ async fn a_shrink_does_not_count_while_the_giver_of_the_head_stands_by_it() {
     scene.nodes[0].faults().set_lag(Duration::from_millis(300));
     scene.chain.mine(2);
     scene.watcher.reach(&scene.chain).await;
-    scene.nodes[0].caught_up().await;
+    told_its_head(&scene, &scene.nodes[0]).await;
     let tip = scene.chain.head();
     scene.nodes[1].faults().set_lag(Duration::MAX);
     scene.chain.set_head(ancestor(&scene.chain, 3).hash);
     scene.nodes[0].caught_up().await;
     stays(&mut scene.watcher).await;
     scene.chain.set_head(tip.hash);
-    scene.nodes[0].caught_up().await;
+    told_its_head(&scene, &scene.nodes[0]).await;
     // The other makes up for what it missed unheard, or both would have told the shrink in the end.
     kill(&scene.nodes[1]);
     scene.nodes.iter().for_each(|node| node.faults().set_lag(Duration::ZERO));
@@ -164,7 +169,9 @@ async fn after_a_shrink_the_chain_goes_on_by_another_branch() {
         let mut scene = scene(nodes).await;
         // At once, so that the shrink was told and is not confirmed: the branch counts, shorter as it is.
         scene.chain.set_head(ancestor(&scene.chain, 5).hash);
-        futures_util::future::join_all(scene.nodes.iter().map(chaincast::devnode::DevNode::caught_up)).await;
+        for node in &scene.nodes {
+            told_its_head(&scene, node).await;
+        }
         mine(&scene.chain, 2, Duration::from_millis(50)).await;
         scene.watcher.reach(&scene.chain).await;
         assert_eq!(scene.watcher.view.replaced, 5);
