@@ -10,6 +10,7 @@ mod clients;
 mod economy;
 mod faults;
 mod finality;
+mod feeds;
 mod geth_reorgs;
 mod harness;
 mod limits;

@@ -106,16 +106,7 @@ impl<'t> Moves<'t> {
     }
 
     fn burst(&mut self, rng: &mut StdRng) -> Vec<Arc<Block>> {
-        let start = self.at.clone();
-        let mut way: Vec<_> = (0..rng.random_range(2..=BURST)).flat_map(|_| self.one(rng, |_, _| true)).collect();
-        // A block below one that was the head a moment ago looks like a shrink to who sees only the last move.
-        let last = way.last().expect("there are at least two").clone();
-        if way.iter().chain([&start]).any(|earlier| !leaves(self.tree, earlier, &last) && earlier.hash != last.hash) {
-            let top = self.any(rng, |tree, at, to| tree.is_leaf(to) && leaves(tree, at, to));
-            let top = top.expect("there is always another branch");
-            self.went(&top);
-            way.push(top);
-        }
+        let way: Vec<_> = (0..rng.random_range(2..=BURST)).flat_map(|_| self.one(rng, |_, _| true)).collect();
         self.count("without waiting", way.len());
         way
     }

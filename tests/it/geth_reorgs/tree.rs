@@ -64,11 +64,6 @@ impl Tree {
         &self.blocks[TRUNK..]
     }
 
-    /// Whether no branch goes on from a block.
-    pub(super) fn is_leaf(&self, block: &Block) -> bool {
-        !self.blocks.iter().any(|other| other.parent == block.hash)
-    }
-
     /// How far a block is above the top of the trunk.
     pub(super) fn above_top(&self, block: &Block) -> usize {
         usize::try_from(block.number - self.top().number).expect("the tree is small")

@@ -11,7 +11,8 @@ use super::geth::quantity;
 
 /// A client's view of the chain, from the first head that it got.
 ///
-/// A head must follow the newest one, or replace heads all of whose logs were removed before. A log must be of a head
+/// A head must follow the newest one, or replace heads all of whose logs were removed before, be it by itself alone (a step
+/// back to it). A log must be of a head
 /// that is there, and come after the logs before it. What is removed must be the newest log. What follows from the
 /// rules: nothing comes twice, nothing out of order, nothing of a block that is not there.
 #[derive(Debug, Default)]
@@ -75,7 +76,8 @@ impl View {
         if at > 0 && self.heads[at - 1]["hash"] != head["parentHash"] {
             return Err(format!("{name} has a parent that is not the head below it"));
         }
-        if self.heads.get(at).is_some_and(|standing| standing["hash"] == head["hash"]) {
+        // Below the newest it is a step back.
+        if at + 1 == self.heads.len() && self.heads[at]["hash"] == head["hash"] {
             return Err(format!("{name} comes twice"));
         }
         let undone = self.heads.split_off(at);

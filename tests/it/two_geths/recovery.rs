@@ -22,7 +22,7 @@ pub(super) enum Cause {
 /// What is promised, and what a gateway that lost all nodes is given to find one again.
 const LOSS_MAX: Duration = Duration::from_secs(2);
 const STALL_MAX: Duration = Duration::from_millis(1500);
-const ALL_AWAY_MAX: Duration = Duration::from_secs(10);
+const ALL_AWAY_MAX: Duration = Duration::from_secs(4);
 
 /// A fault of so many nodes.
 struct Fault {
