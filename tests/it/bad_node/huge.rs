@@ -84,3 +84,26 @@ async fn an_answer_under_the_bound_is_judged_like_any_other() {
     }
     holds_at_most(&daemon, before, 400);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_huge_log_is_not_held_once_a_client() {
+    let chain = new_chain();
+    let node = new_node(&chain);
+    let (daemon, mut watcher) = beside(&[&node], 64 << 20).await;
+    lives(&mut watcher, &chain, 2).await;
+    // They do not read, so what they are owed is held for them.
+    let mut stuck = Vec::new();
+    for _ in 0..40 {
+        stuck.push(Watcher::start(&daemon.ws_url()).await);
+    }
+    let before = daemon.memory_mib("VmRSS");
+    node.faults().spoil("eth_getLogs", stuffed(), Span::Times(1));
+    chain.mine(2);
+    // A plain client takes no message of that size, and so it ends.
+    watcher.client.end().await;
+    // What follows is as it should be, for who comes now.
+    daemon.logs_are_there("default").await;
+    let mut late = Watcher::start(&daemon.ws_url()).await;
+    lives(&mut late, &chain, 2).await;
+    holds_at_most(&daemon, before, 400);
+}
