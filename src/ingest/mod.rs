@@ -60,7 +60,7 @@ impl Ingest {
                 () = stop.cancelled() => return,
                 Some(observation) = self.observations.recv() => self.tracker.observe(observation),
                 Some(Ok(answer)) = fetches.join_next() => self.tracker.observe(answer),
-                () = sleep_until(due) => self.tracker.tick(Instant::now()),
+                () = sleep_until(due) => self.tracker.tick(tokio::time::Instant::now().into_std()),
             };
             for action in actions {
                 self.act(action, &mut fetches);
@@ -164,7 +164,7 @@ async fn fetch_block(pool: Arc<Pool>, node: NodeId, hash: B256) -> Observation {
             None
         }
     });
-    Observation { node, at: Instant::now(), what: Saying::Block(hash, block) }
+    Observation { node, at: tokio::time::Instant::now().into_std(), what: Saying::Block(hash, block) }
 }
 
 async fn fetch_logs(pool: Arc<Pool>, node: NodeId, hash: B256) -> Observation {
@@ -176,5 +176,5 @@ async fn fetch_logs(pool: Arc<Pool>, node: NodeId, hash: B256) -> Observation {
             None
         }
     });
-    Observation { node, at: Instant::now(), what: Saying::Logs(hash, logs) }
+    Observation { node, at: tokio::time::Instant::now().into_std(), what: Saying::Logs(hash, logs) }
 }

@@ -55,6 +55,13 @@ pub struct Options {
     pub silence_max: Duration,
 }
 
+impl Options {
+    /// A number in 0..1 for the wait before a reconnect.
+    fn jitter(&self) -> f64 {
+        if matches!(self.dial, Dial::Network) { rand::random() } else { 0.5 }
+    }
+}
+
 /// What the nodes of one chain have in common, learnt from the first that answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {

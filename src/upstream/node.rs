@@ -66,7 +66,7 @@ impl Task {
                     tracing::info!(chain = %self.options.chain, upstream = %self.node.label, "node is up");
                     let end = self.follow(&client, heads).await;
                     self.node.metrics.upstream_up.with_label_values(&self.labels()).set(0);
-                    self.tell(Instant::now(), Saying::Lost).await;
+                    self.tell(tokio::time::Instant::now().into_std(), Saying::Lost).await;
                     end
                 }
                 Err(end) => {
@@ -79,7 +79,7 @@ impl Task {
             }
             let wrong = matches!(end, End::WrongChain(_));
             self.set(if wrong { State::WrongChain } else { State::Down }, None);
-            let pause = if wrong { WRONG_CHAIN_PAUSE } else { backoff(&self.options, failures, rand::random()) };
+            let pause = if wrong { WRONG_CHAIN_PAUSE } else { backoff(&self.options, failures, self.options.jitter()) };
             self.report(&end, failures, pause);
             failures = failures.saturating_add(1);
             tokio::select! {
@@ -139,7 +139,7 @@ impl Task {
             latest = self.latest(&client).await?;
         }
         self.up(&client);
-        self.head(latest, Instant::now(), Saying::Connected).await;
+        self.head(latest, tokio::time::Instant::now().into_std(), Saying::Connected).await;
         Ok((client, Some(heads)))
     }
 
@@ -210,7 +210,7 @@ impl Task {
     }
 
     async fn announced(&self, raw: Box<RawValue>) {
-        let at = Instant::now();
+        let at = tokio::time::Instant::now().into_std();
         match Header::from_announcement(Bytes::from(Box::<str>::from(raw).into_string())) {
             Ok(header) => self.head(header, at, Saying::Head).await,
             Err(error) => {
