@@ -20,3 +20,6 @@ pub mod config;
 pub mod devnode;
 pub mod bench;
 pub mod cli;
+
+#[cfg(test)]
+mod sim;

@@ -1,0 +1,96 @@
+//! The simulation: the whole daemon over a simulated network and time, with nodes that fail and clients that judge.
+//!
+//! A seed decides everything: the script ([`script`]), the network's delays ([`net`]) and the runtime's own choices, so a
+//! seed that fails can be played again. One thread, one runtime whose clock stands still while anyone has something to
+//! do. Only tests have it. Knows the daemon by its composition root and its sockets.
+//!
+//! `CHAINCAST_SIM_SEED=n cargo test --lib sim` plays one seed and shows it, `CHAINCAST_SIM_SEEDS=n` that many.
+
+mod client;
+mod net;
+mod script;
+mod stage;
+mod trace;
+mod view;
+mod world;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use script::Script;
+use stage::Outcome;
+
+/// Seeds of `make test`.
+const SEEDS: u64 = 300;
+
+fn number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is not a number")))
+}
+
+/// What is shown of a seed that failed.
+fn report(seed: u64, outcome: &Outcome) -> String {
+    format!(
+        "seed {seed} failed {}\n\n{}\n{}\nplay it again: CHAINCAST_SIM_SEED={seed} cargo test --lib sim\n",
+        outcome.failure.as_deref().unwrap_or_default(),
+        Script::draw(seed),
+        outcome.trace,
+    )
+}
+
+/// Plays seeds on all cores; each on a thread of its own, so that nothing of a thread outlives a seed.
+fn play_all(seeds: std::ops::Range<u64>, each: impl Fn(u64, &Outcome) + Sync) {
+    let next = AtomicU64::new(seeds.start);
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end {
+                        return;
+                    }
+                    let outcome = std::thread::scope(|one| one.spawn(|| stage::play(&Script::draw(seed))).join());
+                    each(seed, &outcome.expect("a seed does not panic"));
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn every_client_holds_exactly_the_chain_whatever_fails() {
+    let (seeds, alone) = match number("CHAINCAST_SIM_SEED") {
+        Some(seed) => (seed..seed + 1, true),
+        None => (0..number("CHAINCAST_SIM_SEEDS").unwrap_or(SEEDS), false),
+    };
+    let failed = Mutex::new(Vec::new());
+    let (events, gaps) = (AtomicU64::new(0), AtomicU64::new(0));
+    play_all(seeds.clone(), |seed, outcome| {
+        events.fetch_add(outcome.events as u64, Ordering::Relaxed);
+        gaps.fetch_add(outcome.gaps as u64, Ordering::Relaxed);
+        if outcome.failure.is_some() {
+            failed.lock().expect("nobody panics with it").push((seed, report(seed, outcome)));
+        } else if alone {
+            println!("{}\nseed {seed} passed, {} events, digest {:?}", Script::draw(seed), outcome.events, outcome.digest);
+        }
+    });
+    let mut failed = failed.into_inner().expect("nobody panics with it");
+    failed.sort_unstable();
+    println!("{seeds:?}: {events:?} events, {gaps:?} gaps with a cause");
+    let numbers: Vec<u64> = failed.iter().map(|(seed, _)| *seed).collect();
+    assert!(failed.is_empty(), "{}\n{} seeds failed: {numbers:?}", failed[0].1, failed.len());
+}
+
+#[test]
+fn a_seed_repeats_its_trace() {
+    let digests = Mutex::new(Vec::new());
+    for _ in 0..2 {
+        play_all(0..8, |seed, outcome| digests.lock().expect("nobody panics with it").push((seed, outcome.digest)));
+    }
+    let mut digests = digests.into_inner().expect("nobody panics with it");
+    digests.sort_unstable();
+    for pair in digests.chunks(2) {
+        assert_eq!(pair[0], pair[1], "the second run of a seed was another");
+    }
+}

@@ -1,0 +1,82 @@
+//! What happened in a seed, in order: a digest of all of it, and the last of it to show.
+//!
+//! Two runs of a seed are the same where their digests are. Owns no judgement.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
+
+use alloy_primitives::B256;
+
+/// Happenings that are kept to be shown.
+const KEPT: usize = 160;
+
+/// One thing that happened.
+#[derive(Debug, Clone, Hash)]
+pub(super) enum What {
+    /// A client got a head.
+    Head { client: usize, number: u64, hash: B256 },
+    /// A client's subscription got a log, or was told of its end.
+    Log { client: usize, sub: usize, number: u64, hash: B256, index: u64, removed: bool },
+    /// A client came, went, or was sent away.
+    Client { client: usize, does: String },
+    /// A step of the scenario.
+    Step(String),
+    /// The chain's head moved.
+    Mined { number: u64, hash: B256 },
+    /// The gateway committed an update.
+    Update(String),
+}
+
+/// All that happened.
+pub(super) struct Trace {
+    digest: DefaultHasher,
+    count: u64,
+    last: VecDeque<(Duration, What)>,
+}
+
+impl Trace {
+    pub(super) fn new() -> Self {
+        Self { digest: DefaultHasher::new(), count: 0, last: VecDeque::new() }
+    }
+
+    pub(super) fn note(&mut self, at: Duration, what: What) {
+        (at, &what).hash(&mut self.digest);
+        self.count += 1;
+        if self.last.len() == KEPT {
+            self.last.pop_front();
+        }
+        self.last.push_back((at, what));
+    }
+
+    /// Equal for equal traces.
+    pub(super) fn digest(&self) -> (u64, u64) {
+        (self.count, self.digest.finish())
+    }
+}
+
+impl fmt::Display for Trace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, what) in &self.last {
+            write!(f, "{:>10.3} s  ", at.as_secs_f64())?;
+            match what {
+                What::Head { client, number, hash } => writeln!(f, "client {client}: head {number} {}", short(hash))?,
+                What::Log { client, sub, number, hash, index, removed } => {
+                    let sign = if *removed { "-" } else { "+" };
+                    writeln!(f, "client {client}.{sub}: {sign}log {index} of {number} {}", short(hash))?;
+                }
+                What::Client { client, does } => writeln!(f, "client {client}: {does}")?,
+                What::Step(step) => writeln!(f, "# {step}")?,
+                What::Mined { number, hash } => writeln!(f, "chain: {number} {}", short(hash))?,
+                What::Update(update) => writeln!(f, "gateway: {update}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Enough of a hash to tell it from others.
+pub(super) fn short(hash: &B256) -> String {
+    alloy_primitives::hex::encode(&hash[..4])
+}
