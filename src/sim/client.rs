@@ -46,6 +46,8 @@ const UPGRADE: &[u8] = b"GET / HTTP/1.1\r\nHost: gateway\r\nUpgrade: websocket\r
 /// How every notification begins and goes on; what comes in another form is read as an answer.
 const OPENING: &[u8] = br#"{"jsonrpc":"2.0","method":"eth_subscription","params":{"subscription":""#;
 const MIDDLE: &[u8] = br#"","result":"#;
+/// Bytes read at a time by a client that reads all.
+const READ: usize = 8_192;
 /// Longest pause before a client that was sent away comes back.
 const BACK_MS: u64 = 2_000;
 
@@ -85,7 +87,8 @@ fn judge(world: &World, number: usize, character: &Character, ending: &Ending) {
     match ending {
         Ending::Left => {}
         Ending::Closed(1013, reason) if reason == "gap" => world.gap(text),
-        Ending::Closed(1013 | 1008, reason) if reason != "gap" && character.slow.is_some() => {}
+        // One that reads slowly may not even get to read that it is sent away.
+        Ending::Closed(1013 | 1008, _) | Ending::Lost if character.slow.is_some() => {}
         Ending::Closed(..) | Ending::Lost => world.fail(text),
     }
 }
@@ -207,12 +210,12 @@ impl<'a> Connection<'a> {
 
     /// The next bytes as whole frames; `None` at the end. Safe to drop while waiting.
     async fn read_some(&mut self) -> Option<Vec<(u8, Vec<u8>)>> {
-        let mut most = 65_536;
+        let mut most = READ;
         if let Some((bite, pause)) = self.character.slow.filter(|_| !self.world.is_calm()) {
             most = bite;
             tokio::select! {
                 biased;
-                () = self.world.becomes_calm() => most = 65_536,
+                () = self.world.becomes_calm() => most = READ,
                 () = tokio::time::sleep(pause) => {}
             }
         }

@@ -20,7 +20,7 @@ pub(super) const HOLDERS: u16 = 5;
 /// Blocks that are there before anything begins, so that a deep reorg finds something to undo.
 pub(super) const BEFORE: usize = 48;
 /// Most blocks of a seed.
-const BLOCKS: usize = 220;
+const BLOCKS: usize = 110;
 
 /// One thing that is done.
 #[derive(Debug, Clone, PartialEq)]
@@ -146,7 +146,7 @@ fn chain(rng: &mut StdRng, lasts: Duration) -> Vec<(Duration, Step)> {
     while at < lasts {
         let pace = [50, 200, 500, 1_000, 2_000, 5_000, 12_000][rng.random_range(0..7)];
         let stretch = if pace < 500 { millis(rng, 1_000..=3_000) } else { millis(rng, 10_000..=40_000) };
-        let most_logs = [0, 2, 6, 20][rng.random_range(0..4)];
+        let most_logs = [0, 2, 2, 4, 4, 12][rng.random_range(0..6)];
         let end = (at + stretch).min(lasts);
         while at < end {
             let step = if blocks < BLOCKS { step(rng, most_logs) } else { Step::Mine(vec![0]) };

@@ -286,7 +286,7 @@ async fn suffer(world: Rc<World>, nodes: Arc<Vec<DevNode>>, at: usize, fault: Fa
         Fault::Lagging(lag) => node.set_lag(*lag),
         Fault::Empty(method) => node.spoil(method, Spoil::Empty, span),
         Fault::Refuses(method) => node.spoil(method, Spoil::Error(-32_000, "unknown block".into()), span),
-        Fault::Hole => node.spoil("eth_getLogs", Spoil::LogHole, span),
+        Fault::Hole => node.spoil("eth_getLogs", hole(), span),
         Fault::Late(delay) => {
             for method in ["eth_getLogs", "eth_getBlockByHash", "eth_getBlockByNumber"] {
                 node.spoil(method, Spoil::Delay(*delay), span);
@@ -312,6 +312,15 @@ async fn suffer(world: Rc<World>, nodes: Arc<Vec<DevNode>>, at: usize, fault: Fa
         _ if world.is_calm() => node.unspoil_all(),
         _ => {}
     }
+}
+
+/// Drops a log that is not the last: of the last one nothing tells where its bloom bits are those of others too.
+fn hole() -> Spoil {
+    Spoil::rewrite(|logs| {
+        if let Some(logs) = logs.as_array_mut().filter(|logs| logs.len() > 1) {
+            logs.remove((logs.len() - 1) / 2);
+        }
+    })
 }
 
 /// Puts the head of another chain, one block higher, in the place of each that is announced.

@@ -37,7 +37,7 @@ pub(super) struct World {
     failure: watch::Sender<Option<String>>,
     calm: watch::Sender<bool>,
     views: RefCell<BTreeMap<usize, View>>,
-    words: RefCell<HashMap<Vec<u8>, Rc<Event>>>,
+    words: RefCell<hashbrown::HashMap<Vec<u8>, Rc<Event>>>,
     /// When each block was made, and when the first client that reads at once was told.
     pub(super) made: RefCell<HashMap<B256, Duration>>,
     pub(super) told: RefCell<HashMap<B256, Duration>>,
