@@ -8,6 +8,8 @@
 
 mod client;
 mod net;
+mod planted;
+mod promises;
 mod script;
 mod stage;
 mod trace;
@@ -17,11 +19,14 @@ mod world;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use planted::Planted;
 use script::Script;
 use stage::Outcome;
 
 /// Seeds of `make test`.
 const SEEDS: u64 = 300;
+/// Seeds within which a planted bug must be found.
+const SEEDS_A_BUG: u64 = 30;
 
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
@@ -38,8 +43,15 @@ fn report(seed: u64, outcome: &Outcome) -> String {
     )
 }
 
+/// Whether more seeds are played.
+#[derive(PartialEq, Eq)]
+enum Next {
+    More,
+    Enough,
+}
+
 /// Plays seeds on all cores; each on a thread of its own, so that nothing of a thread outlives a seed.
-fn play_all(seeds: std::ops::Range<u64>, each: impl Fn(u64, &Outcome) + Sync) {
+fn play_all(seeds: std::ops::Range<u64>, bug: Option<Planted>, each: impl Fn(u64, &Outcome) -> Next + Sync) {
     let next = AtomicU64::new(seeds.start);
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
     std::thread::scope(|scope| {
@@ -50,8 +62,10 @@ fn play_all(seeds: std::ops::Range<u64>, each: impl Fn(u64, &Outcome) + Sync) {
                     if seed >= seeds.end {
                         return;
                     }
-                    let outcome = std::thread::scope(|one| one.spawn(|| stage::play(&Script::draw(seed))).join());
-                    each(seed, &outcome.expect("a seed does not panic"));
+                    let outcome = std::thread::scope(|one| one.spawn(|| stage::play(&Script::draw(seed), bug)).join());
+                    if each(seed, &outcome.unwrap_or_else(|_| Outcome::panicked())) == Next::Enough {
+                        next.store(seeds.end, Ordering::Relaxed);
+                    }
                 }
             });
         }
@@ -66,18 +80,22 @@ fn every_client_holds_exactly_the_chain_whatever_fails() {
     };
     let failed = Mutex::new(Vec::new());
     let (events, gaps) = (AtomicU64::new(0), AtomicU64::new(0));
-    play_all(seeds.clone(), |seed, outcome| {
+    let longest = Mutex::new((std::time::Duration::ZERO, 0));
+    play_all(seeds.clone(), None, |seed, outcome| {
         events.fetch_add(outcome.events as u64, Ordering::Relaxed);
         gaps.fetch_add(outcome.gaps as u64, Ordering::Relaxed);
+        let mut slowest = longest.lock().expect("nobody panics with it");
+        *slowest = (outcome.longest, seed).max(*slowest);
         if outcome.failure.is_some() {
             failed.lock().expect("nobody panics with it").push((seed, report(seed, outcome)));
         } else if alone {
             println!("{}\nseed {seed} passed, {} events, digest {:?}", Script::draw(seed), outcome.events, outcome.digest);
         }
+        Next::More
     });
     let mut failed = failed.into_inner().expect("nobody panics with it");
     failed.sort_unstable();
-    println!("{seeds:?}: {events:?} events, {gaps:?} gaps with a cause");
+    println!("{seeds:?}: {events:?} events, {gaps:?} gaps with a cause, longest (time, seed) {longest:?}");
     let numbers: Vec<u64> = failed.iter().map(|(seed, _)| *seed).collect();
     assert!(failed.is_empty(), "{}\n{} seeds failed: {numbers:?}", failed[0].1, failed.len());
 }
@@ -86,11 +104,32 @@ fn every_client_holds_exactly_the_chain_whatever_fails() {
 fn a_seed_repeats_its_trace() {
     let digests = Mutex::new(Vec::new());
     for _ in 0..2 {
-        play_all(0..8, |seed, outcome| digests.lock().expect("nobody panics with it").push((seed, outcome.digest)));
+        play_all(0..8, None, |seed, outcome| {
+            digests.lock().expect("nobody panics with it").push((seed, outcome.digest));
+            Next::More
+        });
     }
     let mut digests = digests.into_inner().expect("nobody panics with it");
     digests.sort_unstable();
     for pair in digests.chunks(2) {
         assert_eq!(pair[0], pair[1], "the second run of a seed was another");
     }
+}
+
+#[test]
+fn every_planted_bug_is_found() {
+    let missed: Vec<_> = planted::ALL.into_iter().filter(|bug| !is_found(*bug)).collect();
+    assert!(missed.is_empty(), "not found in {SEEDS_A_BUG} seeds: {missed:?}");
+}
+
+fn is_found(bug: Planted) -> bool {
+    let found = Mutex::new(None);
+    play_all(0..SEEDS_A_BUG, Some(bug), |seed, outcome| {
+        let Some(failure) = &outcome.failure else { return Next::More };
+        found.lock().expect("nobody panics with it").get_or_insert((seed, failure.clone()));
+        Next::Enough
+    });
+    let found = found.into_inner().expect("nobody panics with it");
+    println!("{bug:?}: {found:?}");
+    found.is_some()
 }

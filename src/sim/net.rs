@@ -59,6 +59,8 @@ struct Line {
     hosts: [Host; 2],
     ways: [Way; 2],
     reset: bool,
+    /// Nothing arrives any more.
+    lost: bool,
     /// Which ends exist.
     held: [bool; 2],
 }
@@ -146,6 +148,12 @@ impl Net {
         self.0.healed.notify_waiters();
     }
 
+    /// Loses what is under way on the connections of a host now and later; new ones are well.
+    pub(super) fn forget(&self, host: Host) {
+        let mut state = self.lock();
+        state.lines.values_mut().filter(|line| line.hosts.contains(&host)).for_each(|line| line.lost = true);
+    }
+
     /// Resets all connections of a host.
     pub(super) fn cut(&self, host: Host) {
         let mut state = self.lock();
@@ -173,7 +181,7 @@ impl State {
         let line = self.next_line;
         self.next_line += 1;
         let ways = room.map(Way::new);
-        self.lines.insert(line, Line { hosts, ways, reset: false, held: [true; 2] });
+        self.lines.insert(line, Line { hosts, ways, reset: false, lost: false, held: [true; 2] });
         line
     }
 
@@ -191,7 +199,8 @@ impl State {
     fn deliver(&mut self, now: Instant) {
         while let Some(next) = self.flying.first_entry().filter(|next| next.key().0 <= now) {
             let Parcel { line, way, load } = next.remove();
-            let Some(hosts) = self.lines.get(&line).map(|line| line.hosts) else { continue };
+            let live = self.lines.get(&line).filter(|line| !line.lost);
+            let Some(hosts) = live.map(|line| line.hosts) else { continue };
             let parted = self.is_parted(hosts);
             let way = &mut self.lines.get_mut(&line).expect("it was there a moment ago").ways[way];
             if parted { way.stuck.push(load) } else { way.arrive(load) }
@@ -200,7 +209,7 @@ impl State {
 
     fn release(&mut self) {
         let parted = self.partitioned.clone();
-        for line in self.lines.values_mut().filter(|line| !line.hosts.iter().any(|host| parted.contains(host))) {
+        for line in self.lines.values_mut().filter(|line| !line.lost && !line.hosts.iter().any(|host| parted.contains(host))) {
             for way in &mut line.ways {
                 std::mem::take(&mut way.stuck).into_iter().for_each(|load| way.arrive(load));
             }

@@ -46,6 +46,8 @@ pub(super) enum Fault {
     /// Its process is stopped.
     Stalled,
     Partitioned,
+    /// What is connected to it goes nowhere any more, and nobody is told.
+    Vanished,
     /// It sees the chain so much later.
     Lagging(Duration),
     /// It answers `[]` and `null` to this method.
@@ -209,7 +211,8 @@ fn fault(rng: &mut StdRng) -> (Fault, u64) {
         0 | 1 => (Fault::Down, 20_000),
         2 => (Fault::Cut, 1_000),
         3 | 4 => (Fault::Stalled, 30_000),
-        5 | 6 => (Fault::Partitioned, 30_000),
+        5 => (Fault::Partitioned, 30_000),
+        6 => (Fault::Vanished, 1_000),
         7 | 8 => (Fault::Lagging(millis(rng, 200..=8_000)), 15_000),
         9 => (Fault::Empty(if rng.random() { "eth_getLogs" } else { method }), 8_000),
         10 => (Fault::Refuses(method), 8_000),

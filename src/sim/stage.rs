@@ -2,21 +2,22 @@
 //!
 //! Owns how faults are done, how the seed comes to rest, and the promises that can be measured.
 
-use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use alloy_primitives::B256;
 use tokio::task::{JoinSet, LocalSet};
 use tokio_util::sync::CancellationToken;
 
 use super::client;
 use super::net::{Host, Net};
+use super::planted::Planted;
 use super::script::{self, Fault, Script, Step};
 use super::trace::What;
 use super::world::World;
-use crate::app;
+use crate::app::{self, Seams};
 use crate::config::{self, Flags};
 use crate::devnode::{DevNode, DevOptions, SharedChain, Span, Spoil};
 use crate::journal::Update;
@@ -51,22 +52,32 @@ pub(super) struct Outcome {
     pub(super) digest: (u64, u64),
     pub(super) events: usize,
     pub(super) gaps: usize,
+    /// The longest that a head took while a node was well.
+    pub(super) longest: Duration,
+}
+
+impl Outcome {
+    /// The seed's thread panicked; what it said is on the error output.
+    pub(super) fn panicked() -> Self {
+        Self { failure: Some("by a panic".into()), trace: String::new(), digest: (0, 0), events: 0, gaps: 0, longest: Duration::ZERO }
+    }
 }
 
 /// Plays a script.
-pub(super) fn play(script: &Script) -> Outcome {
+pub(super) fn play(script: &Script, bug: Option<Planted>) -> Outcome {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     builder.enable_time().start_paused(true);
     #[cfg(tokio_unstable)]
     builder.rng_seed(tokio::runtime::RngSeed::from_bytes(&script.seed.to_le_bytes()));
     let runtime = builder.build().expect("a runtime without I/O");
     LocalSet::new().block_on(&runtime, async {
-        let stage = Stage::build(script);
+        let stage = Stage::build(script, bug);
         let world = stage.world.clone();
         tokio::select! {
             biased;
             () = world.fails() => {}
             () = stage.play(script) => {}
+            () = stage.ends_early() => world.fail("a task of the daemon ended".into()),
         }
         let trace = world.trace.borrow();
         Outcome {
@@ -75,6 +86,7 @@ pub(super) fn play(script: &Script) -> Outcome {
             digest: trace.digest(),
             events: world.events.get(),
             gaps: world.gaps.get(),
+            longest: world.longest.get(),
         }
     })
 }
@@ -84,12 +96,10 @@ struct Stage {
     world: Rc<World>,
     nodes: Arc<Vec<DevNode>>,
     gateway: Chain,
-    /// Heights and hashes that were canonical once.
-    highest: std::cell::Cell<u64>,
-    /// What is wrong with each node, as (node, from, to).
-    faults: RefCell<Vec<(usize, Duration, Duration)>>,
+    head: Cell<B256>,
+    highest: Cell<u64>,
     tasks: RefCell<JoinSet<()>>,
-    _daemon: JoinSet<()>,
+    daemon: RefCell<JoinSet<()>>,
     _stop: tokio_util::sync::DropGuard,
 }
 
@@ -120,7 +130,7 @@ fn dial(net: Net, nodes: Arc<Vec<DevNode>>) -> Dial {
 }
 
 impl Stage {
-    fn build(script: &Script) -> Self {
+    fn build(script: &Script, bug: Option<Planted>) -> Self {
         let net = Net::new(script.seed);
         let chain = SharedChain::new(DevOptions {
             seed: script.seed,
@@ -134,7 +144,20 @@ impl Stage {
         let mut options = options(script);
         options.chains[0].upstream.dial = dial(net.clone(), nodes.clone());
         let (metrics, stop, mut daemon) = (Metrics::new(), CancellationToken::new(), JoinSet::new());
-        let gateway = app::start_chain(&options.chains[0], &metrics, &stop, &mut daemon);
+        if let Some(bug) = bug {
+            bug.plant(&mut options);
+        }
+        let seams = Seams {
+            heard: |heard| match bug {
+                Some(bug) => bug.heard(heard),
+                None => heard,
+            },
+            publish: |publish| match bug {
+                Some(bug) => bug.publish(publish),
+                None => publish,
+            },
+        };
+        let gateway = app::start_chain_through(&options.chains[0], &metrics, &stop, &mut daemon, seams);
         let (handle, queue) = WorkerHandle::new();
         let worker = Worker {
             chains: vec![gateway.clone()],
@@ -145,16 +168,16 @@ impl Stage {
         };
         daemon.spawn_local(worker.run(queue, stop.clone()));
         daemon.spawn(net.clone().carry());
-        let highest = chain.head().number;
+        let head = chain.head();
         let world = World::new(net, chain, vec![handle], Addresses::new(options.limits.clone()), metrics);
         Self {
             world: Rc::new(world),
             nodes,
             gateway,
-            highest: highest.into(),
-            faults: RefCell::default(),
+            head: head.hash.into(),
+            highest: head.number.into(),
             tasks: RefCell::default(),
-            _daemon: daemon,
+            daemon: daemon.into(),
             _stop: stop.drop_guard(),
         }
     }
@@ -174,9 +197,22 @@ impl Stage {
             self.step(step, &mut faults).await;
         }
         tokio::time::sleep_until(began + script.lasts).await;
+        let told = self.world.told.borrow().clone();
+        match self.world.promises.in_time(script.nodes, |block| told.get(block).copied(), self.world.now()) {
+            Ok(longest) => self.world.longest.set(longest),
+            Err(late) if self.world.gap_cause.get().is_none() => return self.world.fail(late),
+            Err(_) => {}
+        }
         self.world.calm();
         while faults.join_next().await.is_some() {}
         self.rest(script).await;
+    }
+
+    async fn ends_early(&self) {
+        let next = std::future::poll_fn(|cx| self.daemon.borrow_mut().poll_join_next(cx));
+        if let Some(Err(error)) = next.await {
+            self.world.fail(format!("the daemon failed: {error}"));
+        }
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
@@ -206,30 +242,35 @@ impl Stage {
             }
             Step::Fault(node, fault, lasts) => {
                 let now = self.world.now();
-                self.faults.borrow_mut().push((*node, now, now + *lasts));
+                self.world.promises.fault(*node, fault, now, *lasts);
                 faults.spawn_local(suffer(self.world.clone(), self.nodes.clone(), *node, fault.clone(), *lasts));
             }
         }
         self.mined();
     }
 
-    /// Notes the blocks that are new on the chain.
+    /// Notes what is new on the chain, and what has left it.
     fn mined(&self) {
-        let now = self.world.now();
-        let head = self.world.chain.head();
-        self.highest.set(self.highest.get().max(head.number));
-        let mut block = self.world.chain.block(head.hash);
-        let mut fresh = BTreeSet::new();
-        while let Some(new) = block.filter(|block| block.number() > script::BEFORE as u64) {
-            if self.world.made.borrow().contains_key(&new.hash()) {
-                break;
-            }
-            self.world.made.borrow_mut().insert(new.hash(), now);
-            fresh.insert((new.number(), new.hash()));
-            block = self.world.chain.block(new.parent_hash());
+        let (now, chain) = (self.world.now(), &self.world.chain);
+        let is_canonical = |number, hash| chain.canonical_at(number).is_some_and(|block| block.hash() == hash);
+        let head = chain.head();
+        let mut gone = chain.block(self.head.replace(head.hash));
+        while let Some(block) = gone.filter(|block| !is_canonical(block.number(), block.hash())) {
+            self.world.promises.orphan(block.hash());
+            gone = chain.block(block.parent_hash());
         }
-        for (number, hash) in fresh {
+        let is_known = |hash| self.world.made.borrow().contains_key(&hash);
+        let blocks = (script::BEFORE as u64 + 1..=head.number).rev().map_while(|number| chain.canonical_at(number));
+        let mut fresh: Vec<_> = blocks.take_while(|block| !is_known(block.hash())).collect();
+        fresh.reverse();
+        for block in fresh {
+            let (number, hash) = (block.number(), block.hash());
+            self.world.made.borrow_mut().insert(hash, now);
             self.world.note(What::Mined { number, hash });
+            if number > self.highest.get() {
+                self.highest.set(number);
+                self.world.promises.rose(hash, now);
+            }
         }
     }
 
@@ -241,7 +282,7 @@ impl Stage {
             self.mined();
             tokio::time::sleep(Duration::from_millis(500)).await;
             let up = self.gateway.calls.pool().nodes().iter().all(|node| node.state() == crate::upstream::State::Up);
-            if up && self.world.chain.head().number > self.highest.get() - 1 && self.world.now() + RECOVERY > by + REST {
+            if up && self.world.chain.head().number >= self.highest.get() && self.world.now() + RECOVERY > by + REST {
                 break;
             }
             if self.world.now() > by {
@@ -261,6 +302,10 @@ impl Stage {
 /// Notes what the gateway takes for true.
 async fn watch_journal(world: Rc<World>, mut tail: crate::journal::Tail) {
     while let Ok(Some(entry)) = tail.next().await {
+        if let Update::Undo(undone) = &entry.update {
+            let judged = undone.iter().try_for_each(|undone| world.promises.undone(undone.block.hash));
+            judged.unwrap_or_else(|why| world.fail(why));
+        }
         let text = match &entry.update {
             Update::Head(header) => format!("head {} {}", header.number, super::trace::short(&header.hash)),
             Update::Logs(logs) => format!("{} logs of {}", logs.logs.len(), logs.block.number),
@@ -283,6 +328,7 @@ async fn suffer(world: Rc<World>, nodes: Arc<Vec<DevNode>>, at: usize, fault: Fa
         Fault::Cut => world.net.cut(host),
         Fault::Stalled => node.stall(true),
         Fault::Partitioned => world.net.partition(host),
+        Fault::Vanished => world.net.forget(host),
         Fault::Lagging(lag) => node.set_lag(*lag),
         Fault::Empty(method) => node.spoil(method, Spoil::Empty, span),
         Fault::Refuses(method) => node.spoil(method, Spoil::Error(-32_000, "unknown block".into()), span),

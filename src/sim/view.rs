@@ -216,11 +216,6 @@ impl View {
         }
     }
 
-    /// The tip of the first subscription to heads.
-    pub(super) fn tip(&self) -> Option<&Head> {
-        self.subs.iter().find(|sub| matches!(sub.want, Want::Heads))?.heads.last()
-    }
-
     /// Whether this is exactly the canonical chain, and for each subscription at least all of it that was made after the
     /// answer.
     pub(super) fn compare(&self, chain: &[Truth]) -> Result<(), String> {

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::net::{End, Net};
+use super::promises::Promises;
 use super::trace::{Trace, What};
 use super::view::{Event, Head, Log, Truth, View};
 use crate::devnode::SharedChain;
@@ -41,6 +42,9 @@ pub(super) struct World {
     /// When each block was made, and when the first client that reads at once was told.
     pub(super) made: RefCell<HashMap<B256, Duration>>,
     pub(super) told: RefCell<HashMap<B256, Duration>>,
+    pub(super) promises: Promises,
+    /// The longest that a block took to reach clients while a node was well.
+    pub(super) longest: Cell<Duration>,
     pub(super) gaps: Cell<usize>,
     pub(super) events: Cell<usize>,
 }
@@ -68,6 +72,8 @@ impl World {
             words: RefCell::default(),
             made: RefCell::default(),
             told: RefCell::default(),
+            promises: Promises::default(),
+            longest: Cell::new(Duration::ZERO),
             gaps: Cell::new(0),
             events: Cell::new(0),
         }
