@@ -18,7 +18,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use crate::hub::InMemory;
 
@@ -414,5 +414,44 @@ impl Drop for End {
         if line.held == [false; 2] {
             state.lines.remove(&self.line);
         }
+    }
+}
+
+/// An end that takes a silent peer for gone. The node client's own check does that, but on the machine's clock.
+pub(super) struct Watched {
+    end: End,
+    patience: Duration,
+    ends: Pin<Box<Sleep>>,
+}
+
+impl Watched {
+    pub(super) fn new(end: End, patience: Duration) -> Self {
+        Self { end, patience, ends: Box::pin(tokio::time::sleep(patience)) }
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.end).poll_read(cx, buf);
+        if read.is_ready() {
+            let ends = Instant::now() + self.patience;
+            self.ends.as_mut().reset(ends);
+            return read;
+        }
+        self.ends.as_mut().poll(cx).map(|()| Err(ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.end).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.end).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.end).poll_shutdown(cx)
     }
 }

@@ -5,12 +5,13 @@
 
 use std::cell::RefCell;
 use std::collections::HashSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use alloy_primitives::B256;
 
 use super::script::Fault;
 use super::trace::short;
+use crate::journal::{Entry, Update};
 
 /// How long after a block is made, or after a node is well again, the block may take to reach clients.
 const IN_TIME: Duration = Duration::from_millis(1_500);
@@ -19,6 +20,8 @@ const IN_TIME: Duration = Duration::from_millis(1_500);
 const RECOVERY: Duration = Duration::from_secs(6);
 /// The same for one that was on another chain, or slow to answer.
 const SLOW_RECOVERY: Duration = Duration::from_secs(20);
+/// How long a node may say nothing until it is taken for gone.
+const SILENCE: Duration = Duration::from_secs(21);
 
 /// What the chain did and what was wrong with nodes, for judging the gateway.
 #[derive(Default)]
@@ -27,8 +30,18 @@ pub(super) struct Promises {
     rising: RefCell<Vec<(B256, Duration)>>,
     /// Blocks that left the chain at some time, even if they came back.
     orphaned: RefCell<HashSet<B256>>,
+    /// The last undo, if it is not explained yet.
+    undone: RefCell<Option<Undone>>,
     /// What is wrong with each node, as (node, from, to, and when it has recovered).
     wrong: RefCell<Vec<(usize, Duration, Duration, Duration)>>,
+}
+
+/// An undo of a block that the chain has always kept.
+struct Undone {
+    kept: B256,
+    /// Height of the tip that was undone.
+    tip: u64,
+    seen: Instant,
 }
 
 impl Promises {
@@ -44,7 +57,8 @@ impl Promises {
         let recovery = match fault {
             // These take nothing away.
             Fault::Twice | Fault::EveryBlock => return,
-            Fault::WrongChain | Fault::Late(_) | Fault::Vanished => SLOW_RECOVERY,
+            Fault::Vanished => SILENCE + RECOVERY,
+            Fault::WrongChain | Fault::Late(_) => SLOW_RECOVERY,
             Fault::Stalled | Fault::Partitioned if lasts > RECOVERY => SLOW_RECOVERY,
             Fault::Lagging(lag) => RECOVERY + *lag,
             _ => RECOVERY,
@@ -52,12 +66,24 @@ impl Promises {
         self.wrong.borrow_mut().push((node, from, from + lasts, from + lasts + recovery));
     }
 
-    /// P7. The gateway undid a block.
-    pub(super) fn undone(&self, block: B256) -> Result<(), String> {
-        if self.orphaned.borrow().contains(&block) {
-            return Ok(());
+    /// P7. The gateway undoes what the chain has always kept only for a branch that is higher: that a node which tells of
+    /// one is behind can not be known.
+    pub(super) fn follow(&self, entry: &Entry) -> Result<(), String> {
+        let mut undone = self.undone.borrow_mut();
+        let goes_on = matches!(&entry.update, Update::Head(_)) && undone.as_ref().is_some_and(|u| u.seen == entry.seen);
+        if let Some(lower) = undone.take_if(|_| !goes_on) {
+            return Err(format!("block {} was undone though the chain has always kept it", short(&lower.kept)));
         }
-        Err(format!("block {} was undone though the chain has always kept it", short(&block)))
+        match &entry.update {
+            Update::Head(header) => drop(undone.take_if(|undone| header.number > undone.tip)),
+            Update::Undo(removed) => {
+                let kept = removed.iter().map(|r| r.block.hash).find(|hash| !self.orphaned.borrow().contains(hash));
+                let tip = removed.first().map_or(0, |removed| removed.block.number);
+                *undone = kept.map(|kept| Undone { kept, tip, seen: entry.seen });
+            }
+            Update::Logs(_) | Update::Gap => {}
+        }
+        Ok(())
     }
 
     /// P6. `told` says when a block reached clients; what is due after `end` is not judged.
@@ -73,7 +99,7 @@ impl Promises {
             let due = (0..nodes).filter_map(|node| self.due(node, *made)).min();
             let Some(due) = due.filter(|due| *due < end) else { continue };
             match told(block) {
-                Some(at) if at <= due => longest = longest.max(at.saturating_sub(*made)),
+                Some(at) if at <= due => longest = longest.max((at + IN_TIME).saturating_sub(due)),
                 at => return Err(format!("block {} of {made:?} was due at {due:?} and told at {at:?}", short(block))),
             }
         }

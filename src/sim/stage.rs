@@ -12,7 +12,7 @@ use tokio::task::{JoinSet, LocalSet};
 use tokio_util::sync::CancellationToken;
 
 use super::client;
-use super::net::{Host, Net};
+use super::net::{Host, Net, Watched};
 use super::planted::Planted;
 use super::script::{self, Fault, Script, Step};
 use super::trace::What;
@@ -116,7 +116,7 @@ fn options(script: &Script) -> app::Options {
 }
 
 /// Reaches the node whose number is in the URL's host.
-fn dial(net: Net, nodes: Arc<Vec<DevNode>>) -> Dial {
+fn dial(net: Net, nodes: Arc<Vec<DevNode>>, patience: Duration) -> Dial {
     Dial::By(Arc::new(move |url| {
         let host = url.host();
         let node = host.trim_start_matches("node-").split(':').next().and_then(|n| n.parse().ok());
@@ -124,7 +124,7 @@ fn dial(net: Net, nodes: Arc<Vec<DevNode>>) -> Dial {
         Box::pin(async move {
             let (ours, theirs) = net.connect(Host::Gateway, Host::Node(node), [NODE_ROOM; 2]).await;
             nodes[node].take(theirs)?;
-            Ok(Box::new(ours) as Box<dyn Stream>)
+            Ok(Box::new(Watched::new(ours, patience)) as Box<dyn Stream>)
         })
     }))
 }
@@ -142,11 +142,12 @@ impl Stage {
         chain.extend(&[1; script::BEFORE]);
         let nodes = Arc::new((0..script.nodes).map(|_| DevNode::portless(chain.clone())).collect::<Vec<_>>());
         let mut options = options(script);
-        options.chains[0].upstream.dial = dial(net.clone(), nodes.clone());
         let (metrics, stop, mut daemon) = (Metrics::new(), CancellationToken::new(), JoinSet::new());
         if let Some(bug) = bug {
             bug.plant(&mut options);
         }
+        let upstream = &mut options.chains[0].upstream;
+        upstream.dial = dial(net.clone(), nodes.clone(), upstream.silence_max);
         let seams = Seams {
             heard: |heard| match bug {
                 Some(bug) => bug.heard(heard),
@@ -302,9 +303,8 @@ impl Stage {
 /// Notes what the gateway takes for true.
 async fn watch_journal(world: Rc<World>, mut tail: crate::journal::Tail) {
     while let Ok(Some(entry)) = tail.next().await {
-        if let Update::Undo(undone) = &entry.update {
-            let judged = undone.iter().try_for_each(|undone| world.promises.undone(undone.block.hash));
-            judged.unwrap_or_else(|why| world.fail(why));
+        if let Err(why) = world.promises.follow(&entry) {
+            world.fail(why);
         }
         let text = match &entry.update {
             Update::Head(header) => format!("head {} {}", header.number, super::trace::short(&header.hash)),

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use alloy_primitives::B256;
 
-/// Happenings that are kept to be shown.
+/// Happenings that are kept to be shown: of a seed among many, and of one that is played alone.
 const KEPT: usize = 160;
+const KEPT_ALONE: usize = 1_000_000;
 
 /// One thing that happened.
 #[derive(Debug, Clone, Hash)]
@@ -33,18 +34,20 @@ pub(super) enum What {
 pub(super) struct Trace {
     digest: DefaultHasher,
     count: u64,
+    kept: usize,
     last: VecDeque<(Duration, What)>,
 }
 
 impl Trace {
-    pub(super) fn new() -> Self {
-        Self { digest: DefaultHasher::new(), count: 0, last: VecDeque::new() }
+    pub(super) fn new(alone: bool) -> Self {
+        let kept = if alone { KEPT_ALONE } else { KEPT };
+        Self { digest: DefaultHasher::new(), count: 0, kept, last: VecDeque::new() }
     }
 
     pub(super) fn note(&mut self, at: Duration, what: What) {
         (at, &what).hash(&mut self.digest);
         self.count += 1;
-        if self.last.len() == KEPT {
+        if self.last.len() == self.kept {
             self.last.pop_front();
         }
         self.last.push_back((at, what));

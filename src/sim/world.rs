@@ -64,7 +64,7 @@ impl World {
             addresses,
             metrics,
             gap_cause: Cell::new(None),
-            trace: RefCell::new(Trace::new()),
+            trace: RefCell::new(Trace::new(super::number("CHAINCAST_SIM_SEED").is_some())),
             started: Instant::now(),
             failure: watch::Sender::new(None),
             calm: watch::Sender::new(false),
