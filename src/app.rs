@@ -182,12 +182,7 @@ async fn shut_down(
 }
 
 /// Starts the nodes and the ingest of one chain.
-fn start_chain(
-    chain: &Chain,
-    metrics: &Metrics,
-    stop: &CancellationToken,
-    tasks: &mut JoinSet<()>,
-) -> server::Chain {
+fn start_chain(chain: &Chain, metrics: &Metrics, stop: &CancellationToken, tasks: &mut JoinSet<()>) -> server::Chain {
     start_chain_through(chain, metrics, stop, tasks, Seams { heard: |heard| heard, publish: |publish| publish })
 }
 

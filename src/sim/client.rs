@@ -58,7 +58,7 @@ pub(super) async fn live(world: Rc<World>, number: usize, character: Character) 
     loop {
         let Some(mut connection) = Connection::open(&world, number, &character).await else {
             world.note_client(number, "was refused");
-            world.fail(format!("client {number} was refused"));
+            world.fail(&format!("client {number} was refused"));
             return;
         };
         let stays = character.stays.map(|(stays, _)| stays.mul_f64(rng.random_range(0.5..1.5)));
@@ -66,7 +66,7 @@ pub(super) async fn live(world: Rc<World>, number: usize, character: Character) 
             Ok(ending) => ending,
             Err(why) => {
                 world.note_client(number, &why);
-                return world.fail(format!("client {number}: {why}"));
+                return world.fail(&format!("client {number}: {why}"));
             }
         };
         drop(connection);
@@ -86,10 +86,10 @@ fn judge(world: &World, number: usize, character: &Character, ending: &Ending) {
     let text = format!("client {number} ended with {ending:?}");
     match ending {
         Ending::Left => {}
-        Ending::Closed(1013, reason) if reason == "gap" => world.gap(text),
+        Ending::Closed(1013, reason) if reason == "gap" => world.gap(&text),
         // One that reads slowly may not even get to read that it is sent away.
         Ending::Closed(1013 | 1008, _) | Ending::Lost if character.slow.is_some() => {}
-        Ending::Closed(..) | Ending::Lost => world.fail(text),
+        Ending::Closed(..) | Ending::Lost => world.fail(&text),
     }
 }
 
@@ -110,8 +110,7 @@ struct Connection<'a> {
 
 impl<'a> Connection<'a> {
     async fn open(world: &'a Rc<World>, number: usize, character: &'a Character) -> Option<Connection<'a>> {
-        let (mut end, theirs) =
-            world.net.connect(Host::Client(number), Host::Gateway, [16_384, character.room]).await;
+        let (mut end, theirs) = world.net.connect(Host::Client(number), Host::Gateway, [16_384, character.room]).await;
         world.hand_over(number, theirs).await;
         end.write_all(UPGRADE).await.ok()?;
         let mut head = Vec::new();
@@ -162,12 +161,11 @@ impl<'a> Connection<'a> {
     async fn send(&mut self, opcode: u8, payload: &[u8]) -> Option<()> {
         const MASK: [u8; 4] = [0x5a, 0xa5, 0x0f, 0xf0];
         let mut frame = vec![0x80 | opcode];
-        match u8::try_from(payload.len()).ok().filter(|len| *len < 126) {
-            Some(len) => frame.push(0x80 | len),
-            None => {
-                frame.push(0x80 | 126);
-                frame.extend(u16::try_from(payload.len()).expect("requests are short").to_be_bytes());
-            }
+        if let Some(length) = u8::try_from(payload.len()).ok().filter(|length| *length < 126) {
+            frame.push(0x80 | length);
+        } else {
+            frame.push(0xfe);
+            frame.extend(u16::try_from(payload.len()).expect("requests are short").to_be_bytes());
         }
         frame.extend(MASK);
         frame.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));

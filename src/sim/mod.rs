@@ -89,7 +89,12 @@ fn every_client_holds_exactly_the_chain_whatever_fails() {
         if outcome.failure.is_some() {
             failed.lock().expect("nobody panics with it").push((seed, report(seed, outcome)));
         } else if alone {
-            println!("{}\nseed {seed} passed, {} events, digest {:?}", Script::draw(seed), outcome.events, outcome.digest);
+            println!(
+                "{}\nseed {seed} passed, {} events, digest {:?}",
+                Script::draw(seed),
+                outcome.events,
+                outcome.digest
+            );
         }
         Next::More
     });

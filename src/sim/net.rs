@@ -49,7 +49,7 @@ struct State {
     lines: BTreeMap<u64, Line>,
     next_line: u64,
     /// What is under way, by the time and order of its arrival.
-    flying: BTreeMap<(Instant, u64), Parcel>,
+    parcels: BTreeMap<(Instant, u64), Parcel>,
     sent: u64,
     partitioned: Vec<Host>,
 }
@@ -70,7 +70,7 @@ struct Way {
     room: usize,
     arrived: VecDeque<u8>,
     /// Bytes sent that have not arrived.
-    under_way: usize,
+    flying: usize,
     last: Instant,
     /// No more is sent; no more will arrive; nobody reads any more.
     finished: bool,
@@ -99,7 +99,7 @@ impl Net {
             rng: StdRng::seed_from_u64(seed),
             lines: BTreeMap::new(),
             next_line: 0,
-            flying: BTreeMap::new(),
+            parcels: BTreeMap::new(),
             sent: 0,
             partitioned: Vec::new(),
         };
@@ -109,7 +109,7 @@ impl Net {
     /// Carries what is under way, for ever.
     pub(super) async fn carry(self) {
         loop {
-            let next = self.lock().flying.first_key_value().map(|((at, _), _)| *at);
+            let next = self.lock().parcels.first_key_value().map(|((at, _), _)| *at);
             tokio::select! {
                 biased;
                 () = self.0.sooner.notified() => {}
@@ -192,12 +192,12 @@ impl State {
         let due = due.max(open.ways[way].last);
         open.ways[way].last = due;
         self.sent += 1;
-        self.flying.insert((due, self.sent), Parcel { line, way, load });
-        self.flying.first_key_value().is_some_and(|((_, number), _)| *number == self.sent)
+        self.parcels.insert((due, self.sent), Parcel { line, way, load });
+        self.parcels.first_key_value().is_some_and(|((_, number), _)| *number == self.sent)
     }
 
     fn deliver(&mut self, now: Instant) {
-        while let Some(next) = self.flying.first_entry().filter(|next| next.key().0 <= now) {
+        while let Some(next) = self.parcels.first_entry().filter(|next| next.key().0 <= now) {
             let Parcel { line, way, load } = next.remove();
             let live = self.lines.get(&line).filter(|line| !line.lost);
             let Some(hosts) = live.map(|line| line.hosts) else { continue };
@@ -209,7 +209,9 @@ impl State {
 
     fn release(&mut self) {
         let parted = self.partitioned.clone();
-        for line in self.lines.values_mut().filter(|line| !line.lost && !line.hosts.iter().any(|host| parted.contains(host))) {
+        for line in
+            self.lines.values_mut().filter(|line| !line.lost && !line.hosts.iter().any(|host| parted.contains(host)))
+        {
             for way in &mut line.ways {
                 std::mem::take(&mut way.stuck).into_iter().for_each(|load| way.arrive(load));
             }
@@ -222,7 +224,7 @@ impl Way {
         Self {
             room,
             arrived: VecDeque::new(),
-            under_way: 0,
+            flying: 0,
             last: Instant::now(),
             finished: false,
             ended: false,
@@ -236,7 +238,7 @@ impl Way {
     fn arrive(&mut self, load: Load) {
         match load {
             Load::Bytes(bytes) => {
-                self.under_way -= bytes.len();
+                self.flying -= bytes.len();
                 if !self.deaf {
                     // This copies all at once, where `extend` goes byte by byte.
                     self.arrived.write_all(&bytes).expect("memory takes all");
@@ -248,7 +250,7 @@ impl Way {
     }
 
     fn free(&self) -> usize {
-        self.room.saturating_sub(self.arrived.len() + self.under_way)
+        self.room.saturating_sub(self.arrived.len() + self.flying)
     }
 
     fn wake(&mut self) {
@@ -355,7 +357,7 @@ impl InMemory for End {
         if n == 0 && !bytes.is_empty() {
             return Err(ErrorKind::WouldBlock.into());
         }
-        way.under_way += n;
+        way.flying += n;
         if state.send(self.line, self.side, Load::Bytes(bytes[..n].to_vec())) {
             self.net.0.sooner.notify_one();
         }

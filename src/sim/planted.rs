@@ -97,8 +97,11 @@ impl Planted {
     }
 }
 
-fn altered(mut heard: app::Heard, mut alter: impl FnMut(Observation) -> Vec<Observation> + Send + 'static) -> app::Heard {
-    let (altered, hears) = tokio::sync::mpsc::channel(1024);
+fn altered(
+    mut heard: app::Heard,
+    mut alter: impl FnMut(Observation) -> Vec<Observation> + Send + 'static,
+) -> app::Heard {
+    let (altered, instead) = tokio::sync::mpsc::channel(1024);
     tokio::spawn(async move {
         while let Some(observation) = heard.recv().await {
             for observation in alter(observation) {
@@ -108,7 +111,7 @@ fn altered(mut heard: app::Heard, mut alter: impl FnMut(Observation) -> Vec<Obse
             }
         }
     });
-    hears
+    instead
 }
 
 /// A node's latest block after a reconnect is the one it told before.
@@ -131,7 +134,9 @@ fn stale_connects() -> impl FnMut(Observation) -> Vec<Observation> + Send {
 fn as_if_it_had_the_tip() -> impl FnMut(Observation) -> Vec<Observation> + Send {
     let mut highest: Option<Arc<Header>> = None;
     move |mut observation| {
-        let (Saying::Head(header) | Saying::Connected(header)) = &mut observation.what else { return vec![observation] };
+        let (Saying::Head(header) | Saying::Connected(header)) = &mut observation.what else {
+            return vec![observation];
+        };
         let lower = highest.clone().filter(|highest| highest.number >= header.number && highest.hash != header.hash);
         let Some(tip) = lower else {
             highest = Some(header.clone());

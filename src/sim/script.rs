@@ -19,6 +19,8 @@ pub(super) const TOKENS: u16 = 3;
 pub(super) const HOLDERS: u16 = 5;
 /// Blocks that are there before anything begins, so that a deep reorg finds something to undo.
 pub(super) const BEFORE: usize = 48;
+/// Entries of a short journal: fewer than a burst of blocks gives.
+const SHORT_JOURNAL: usize = 24;
 /// Most blocks of a seed.
 const BLOCKS: usize = 110;
 
@@ -75,13 +77,20 @@ pub(super) struct Script {
     /// In the order of their times.
     pub(super) steps: Vec<(Duration, Step)>,
     pub(super) lasts: Duration,
-    /// Entries that the journal holds; few mean that a burst may pass a shard by.
+    /// Entries that the journal holds where they are few: a burst may then pass a shard by, which is a gap.
     pub(super) journal: Option<usize>,
 }
 
 impl fmt::Display for Script {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{} nodes, {} clients, {:?}", self.nodes, self.clients.len(), self.lasts)?;
+        writeln!(
+            f,
+            "{} nodes, {} clients, {:?}, journal {:?}",
+            self.nodes,
+            self.clients.len(),
+            self.lasts,
+            self.journal
+        )?;
         for (at, step) in self.steps.iter().filter(|(_, step)| !matches!(step, Step::Mine(logs) if logs.len() == 1)) {
             writeln!(f, "{:>10.3} s  {step:?}", at.as_secs_f64())?;
         }
@@ -99,7 +108,8 @@ impl Script {
         let mut steps = chain(&mut rng, lasts);
         steps.extend(faults(&mut rng, nodes, lasts));
         steps.sort_by_key(|(at, _)| *at);
-        Self { seed, nodes, clients, steps, lasts, journal: None }
+        let journal = rng.random_ratio(1, 10).then_some(SHORT_JOURNAL);
+        Self { seed, nodes, clients, steps, lasts, journal }
     }
 }
 
@@ -154,7 +164,11 @@ fn chain(rng: &mut StdRng, lasts: Duration) -> Vec<(Duration, Step)> {
             let step = if blocks < BLOCKS { step(rng, most_logs) } else { Step::Mine(vec![0]) };
             blocks += 1;
             steps.push((at, step));
-            at += millis(rng, pace / 2..=pace * 3 / 2).max(Duration::from_millis(if blocks < BLOCKS { 1 } else { 4_000 }));
+            at += millis(rng, pace / 2..=pace * 3 / 2).max(Duration::from_millis(if blocks < BLOCKS {
+                1
+            } else {
+                4_000
+            }));
         }
     }
     steps

@@ -59,7 +59,14 @@ pub(super) struct Outcome {
 impl Outcome {
     /// The seed's thread panicked; what it said is on the error output.
     pub(super) fn panicked() -> Self {
-        Self { failure: Some("by a panic".into()), trace: String::new(), digest: (0, 0), events: 0, gaps: 0, longest: Duration::ZERO }
+        Self {
+            failure: Some("by a panic".into()),
+            trace: String::new(),
+            digest: (0, 0),
+            events: 0,
+            gaps: 0,
+            longest: Duration::ZERO,
+        }
     }
 }
 
@@ -77,7 +84,7 @@ pub(super) fn play(script: &Script, bug: Option<Planted>) -> Outcome {
             biased;
             () = world.fails() => {}
             () = stage.play(script) => {}
-            () = stage.ends_early() => world.fail("a task of the daemon ended".into()),
+            () = stage.ends_early() => world.fail("a task of the daemon ended"),
         }
         let trace = world.trace.borrow();
         Outcome {
@@ -171,6 +178,7 @@ impl Stage {
         daemon.spawn(net.clone().carry());
         let head = chain.head();
         let world = World::new(net, chain, vec![handle], Addresses::new(options.limits.clone()), metrics);
+        world.gap_has_cause.set(script.journal.is_some());
         Self {
             world: Rc::new(world),
             nodes,
@@ -201,7 +209,7 @@ impl Stage {
         let told = self.world.told.borrow().clone();
         match self.world.promises.in_time(script.nodes, |block| told.get(block).copied(), self.world.now()) {
             Ok(longest) => self.world.longest.set(longest),
-            Err(late) if self.world.gap_cause.get().is_none() => return self.world.fail(late),
+            Err(late) if !self.world.gap_has_cause.get() => return self.world.fail(&late),
             Err(_) => {}
         }
         self.world.calm();
@@ -212,7 +220,7 @@ impl Stage {
     async fn ends_early(&self) {
         let next = std::future::poll_fn(|cx| self.daemon.borrow_mut().poll_join_next(cx));
         if let Some(Err(error)) = next.await {
-            self.world.fail(format!("the daemon failed: {error}"));
+            self.world.fail(&format!("the daemon failed: {error}"));
         }
     }
 
@@ -287,13 +295,13 @@ impl Stage {
                 break;
             }
             if self.world.now() > by {
-                return self.world.fail("a node is not up again".into());
+                return self.world.fail("a node is not up again");
             }
         }
         let by = self.world.now() + REST;
         while let Err(why) = self.world.all_hold(script.clients.len()) {
             if self.world.now() > by {
-                return self.world.fail(why);
+                return self.world.fail(&why);
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -304,7 +312,7 @@ impl Stage {
 async fn watch_journal(world: Rc<World>, mut tail: crate::journal::Tail) {
     while let Ok(Some(entry)) = tail.next().await {
         if let Err(why) = world.promises.follow(&entry) {
-            world.fail(why);
+            world.fail(&why);
         }
         let text = match &entry.update {
             Update::Head(header) => format!("head {} {}", header.number, super::trace::short(&header.hash)),

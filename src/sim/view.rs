@@ -177,9 +177,10 @@ impl View {
 
     /// Whether all subscriptions to heads know this block, those aside that began above it.
     fn head_was_told(&self, log: &Log) -> bool {
-        self.subs.iter().filter(|sub| sub.heads.first().is_some_and(|first| first.number <= log.number)).all(|sub| {
-            place(&sub.heads, log.number, log.block).is_some()
-        })
+        self.subs
+            .iter()
+            .filter(|sub| sub.heads.first().is_some_and(|first| first.number <= log.number))
+            .all(|sub| place(&sub.heads, log.number, log.block).is_some())
     }
 
     fn log(&mut self, sub: usize, log: &Log) -> Result<(), String> {

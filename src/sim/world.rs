@@ -31,8 +31,8 @@ pub(super) struct World {
     pub(super) workers: Vec<WorkerHandle>,
     pub(super) addresses: Arc<Addresses>,
     pub(super) metrics: Metrics,
-    /// Why a client may be closed for a gap in this seed, if it may.
-    pub(super) gap_cause: Cell<Option<&'static str>>,
+    /// Whether clients may be closed for a gap in this seed.
+    pub(super) gap_has_cause: Cell<bool>,
     pub(super) trace: RefCell<Trace>,
     started: Instant,
     failure: watch::Sender<Option<String>>,
@@ -63,7 +63,7 @@ impl World {
             workers,
             addresses,
             metrics,
-            gap_cause: Cell::new(None),
+            gap_has_cause: Cell::new(false),
             trace: RefCell::new(Trace::new(super::number("CHAINCAST_SIM_SEED").is_some())),
             started: Instant::now(),
             failure: watch::Sender::new(None),
@@ -93,7 +93,7 @@ impl World {
     }
 
     /// Something happened that must not. The first such thing ends the seed.
-    pub(super) fn fail(&self, why: String) {
+    pub(super) fn fail(&self, why: &str) {
         self.failure.send_if_modified(|failure| {
             let first = failure.is_none();
             failure.get_or_insert_with(|| format!("at {:.3} s: {why}", self.now().as_secs_f64()));
@@ -111,10 +111,10 @@ impl World {
     }
 
     /// A client was closed for a gap.
-    pub(super) fn gap(&self, why: String) {
+    pub(super) fn gap(&self, why: &str) {
         self.gaps.set(self.gaps.get() + 1);
-        if self.gap_cause.get().is_none() {
-            self.fail(format!("{why}, without a cause"));
+        if !self.gap_has_cause.get() {
+            self.fail(&format!("{why}, without a cause"));
         }
     }
 
