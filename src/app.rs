@@ -300,8 +300,12 @@ struct Ready {
 
 impl Ready {
     fn chain(&self, calls: &Calls) -> Result<(), String> {
-        if !calls.pool().nodes().iter().any(|node| node.state() == State::Up) {
+        let mut up = calls.pool().nodes().iter().filter(|node| node.state() == State::Up).peekable();
+        if up.peek().is_none() {
             return Err("no node is connected".into());
+        }
+        if up.all(|node| node.is_syncing()) {
+            return Err("all nodes are syncing".into());
         }
         match calls.head_age() {
             None => Err("no head yet".into()),

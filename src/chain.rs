@@ -222,10 +222,31 @@ pub enum Saying {
     Head(Arc<Header>),
     /// The connection is gone.
     Lost,
-    /// A block that was asked for by hash; `None` if the node does not have it or could not be asked.
-    Block(B256, Option<Arc<Header>>),
+    /// Blocks that were asked for, the one with this hash first among them; none of what the node does not have, and
+    /// none at all if it could not be asked.
+    Blocks(B256, Vec<Arc<Header>>),
     /// The logs of a block that were asked for by hash; `None` if the node could not say.
     Logs(B256, Option<Vec<Log>>),
+    /// Where it stands, asked under this number because it seemed to go back; `None` if it could not say.
+    Stands(u64, Option<Standing>),
+    /// Its `eth_blockNumber`, asked because it was silent; `None` if it gave no answer.
+    Height(Option<u64>),
+    /// Its `safe` and `finalized` blocks; `None` where it has none.
+    Finality {
+        /// The block with the tag `safe`.
+        safe: Option<BlockRef>,
+        /// The block with the tag `finalized`.
+        finalized: Option<BlockRef>,
+    },
+}
+
+/// A node's latest block, and whether it is still syncing.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    /// Its latest block.
+    pub latest: Arc<Header>,
+    /// Whether `eth_syncing` is anything but `false`.
+    pub syncing: bool,
 }
 
 /// A block that left the chain, with the logs that had been published of it.

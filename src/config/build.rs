@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use super::keys::{Keys, Limits};
+use super::keys::{Blooms, Keys, Limits};
 use crate::upstream::NodeUrl;
 use crate::{app, calls, filter, hub, ingest, journal, rpc, server, session, upstream};
 
@@ -49,7 +49,13 @@ fn chain(keys: &Keys, name: &str) -> app::Chain {
             chain_id: chain.chain_id,
             connect_timeout: up.connect_timeout.0,
             call_timeout: up.call_timeout.0,
-            calls_in_flight: up.calls_in_flight,
+            calls: upstream::Rates {
+                per_second: up.calls_per_second,
+                burst: up.calls_burst,
+                in_flight: up.calls_in_flight,
+            },
+            subscribe_max: up.subscribe_max,
+            seed: None,
             message_max_bytes: up.message_max_bytes,
             backoff_min: up.backoff_min.0,
             backoff_max: up.backoff_max.0,
@@ -59,7 +65,14 @@ fn chain(keys: &Keys, name: &str) -> app::Chain {
             window: up.reorg_max_blocks,
             window_bytes: up.reorg_max_bytes,
             logs_in_flight: up.logs_in_flight,
+            logs_alarm: up.logs_alarm.0,
             logs_wait: up.logs_wait_max.0,
+            finality_every: up.finality_interval.0,
+            blooms: match chain.blooms {
+                Blooms::Detect => ingest::Blooms::Unknown,
+                Blooms::Real => ingest::Blooms::Real,
+                Blooms::Empty => ingest::Blooms::Empty,
+            },
         },
         journal: journal::Options { entries: keys.history.entries, bytes: keys.history.bytes },
         calls: calls::Options {
@@ -185,6 +198,7 @@ fn check_zeros(keys: &Keys, mistakes: &mut Vec<String>) {
         ("upstream.calls_in_flight", keys.upstream.calls_in_flight == 0),
         ("upstream.backoff_min", keys.upstream.backoff_min.0.is_zero()),
         ("upstream.silence_max", keys.upstream.silence_max.0.is_zero()),
+        ("upstream.finality_interval", keys.upstream.finality_interval.0.is_zero()),
         ("limits.message_max_fragments", keys.limits.message_max_fragments == 0),
         ("limits.handshakes_max", keys.limits.handshakes_max == 0),
         ("limits.header_timeout", keys.limits.header_timeout.0.is_zero()),

@@ -10,14 +10,10 @@ use serde_json::Value;
 use super::args::{self, RpcError, at};
 use super::block::Block;
 use super::branch::{Branch, HeadChange};
+use super::chain::DevOptions;
 use super::faults::Faults;
 use super::shared::SharedChain;
 use super::transaction::Transaction;
-
-/// How far below the head `safe` is.
-const SAFE_DEPTH: u64 = 8;
-/// How far below the head `finalized` is.
-const FINALIZED_DEPTH: u64 = 16;
 
 #[derive(Debug)]
 struct Seen {
@@ -32,6 +28,8 @@ pub(super) struct View {
     chain: SharedChain,
     faults: Faults,
     foreign_genesis: Arc<Block>,
+    safe_depth: u64,
+    finalized_depth: u64,
     seen: Mutex<Seen>,
 }
 
@@ -51,7 +49,8 @@ impl View {
             let foreign = Block::genesis(Arc::clone(chain.economy()), !options.chain_id, options.genesis_time);
             (Seen { branch, head_changes: chain.head_changes() }, Arc::new(foreign), happened)
         });
-        (Self { chain, faults, foreign_genesis, seen: Mutex::new(seen) }, happened)
+        let DevOptions { safe_depth, finalized_depth, .. } = chain.options();
+        (Self { chain, faults, foreign_genesis, safe_depth, finalized_depth, seen: Mutex::new(seen) }, happened)
     }
 
     pub(super) fn chain(&self) -> &SharedChain {
@@ -111,8 +110,8 @@ impl View {
         let head = self.head().number();
         match value.as_str() {
             Some("latest" | "pending") => Ok(head),
-            Some("safe") => Ok(head.saturating_sub(SAFE_DEPTH)),
-            Some("finalized") => Ok(head.saturating_sub(FINALIZED_DEPTH)),
+            Some("safe") => Ok(head.saturating_sub(self.safe_depth)),
+            Some("finalized") => Ok(head.saturating_sub(self.finalized_depth)),
             Some("earliest") => Ok(0),
             _ => args::quantity(value),
         }

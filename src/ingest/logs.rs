@@ -60,6 +60,12 @@ impl Blooms {
         }
     }
 
+    /// Whether a header can be used: where blooms are true, one without a bloom lacks what its logs are judged by.
+    #[must_use]
+    pub fn fits(self, header: &Header) -> bool {
+        self != Self::Real || header.bloom.is_some()
+    }
+
     /// Whether the header alone proves that its block has no logs.
     #[must_use]
     pub fn proves_none(self, header: &Header) -> bool {

@@ -144,6 +144,8 @@ impl Stage {
             tokens: script::TOKENS,
             holders: script::HOLDERS,
             pending_per_block: 0,
+            // Below all that the script undoes.
+            finalized_depth: 64,
             ..DevOptions::default()
         });
         chain.extend(&[1; script::BEFORE]);
@@ -154,6 +156,7 @@ impl Stage {
             bug.plant(&mut options);
         }
         let upstream = &mut options.chains[0].upstream;
+        upstream.seed = Some(script.seed);
         upstream.dial = dial(net.clone(), nodes.clone(), upstream.silence_max);
         let seams = Seams {
             heard: |heard| match bug {
