@@ -125,6 +125,14 @@ impl View {
         self.subs.len() - 1
     }
 
+    /// The chain went back to before these blocks and nothing was told, as there is no head to tell; they may come again.
+    pub(super) fn shrunk(&mut self, sub: usize, head: &Head) {
+        let heads = &mut self.subs[sub].heads;
+        if let Some(at) = place(heads, head.number, head.hash) {
+            heads.truncate(at);
+        }
+    }
+
     /// The subscription was ended: nothing more is owed.
     pub(super) fn end(&mut self, sub: usize) {
         let sub = &mut self.subs[sub];
