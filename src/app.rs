@@ -44,6 +44,8 @@ pub struct Chain {
     pub journal: journal::Options,
     /// Bounds of calls.
     pub calls: calls::Options,
+    /// Kinds of subscription that are handed to a node as they stand.
+    pub passed: Arc<[String]>,
 }
 
 /// The whole gateway.
@@ -228,7 +230,7 @@ pub(crate) fn start_chain_through(
         metrics: metrics.clone(),
     };
     tasks.spawn(ingest.run(stop.clone()));
-    server::Chain { name, journal, feeds: feeds.sender().clone(), demand, calls }
+    server::Chain { name, journal, feeds: feeds.sender().clone(), demand, calls, passed: chain.passed.clone() }
 }
 
 /// Starts the shard threads, each with a runtime of its own. They end on the first token; the second is cancelled when

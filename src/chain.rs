@@ -275,6 +275,21 @@ pub enum ChainUpdate {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Feed(pub Arc<str>);
 
+impl Feed {
+    /// Whether it is of this kind, the first of the params.
+    #[must_use]
+    pub fn is_of(&self, kind: &str) -> bool {
+        let rest = self.0.strip_prefix("[\"").and_then(|rest| rest.strip_prefix(kind));
+        rest.is_some_and(|rest| rest.starts_with('"'))
+    }
+
+    /// Whether it is merged over all nodes: each of its events is told once. Others come from one node at a time.
+    #[must_use]
+    pub fn is_merged(&self) -> bool {
+        self.is_of("newPendingTransactions")
+    }
+}
+
 /// One event of a [`Feed`].
 #[derive(Debug, Clone)]
 pub struct FeedEvent {

@@ -84,6 +84,7 @@ fn chain(keys: &Keys, name: &str) -> app::Chain {
             cache_max_bytes: keys.calls.cache_max_bytes,
             status: keys.server.page,
         },
+        passed: chain.pass_subscriptions.clone().into(),
     }
 }
 
@@ -125,11 +126,13 @@ fn session_options(limits: &Limits) -> session::Options {
             },
             filter: filter::Bounds { addresses: limits.filter_addresses, topics: limits.filter_topics },
             batch_answer: limits.batch_answer_max_bytes,
+            passed: [].into(),
         },
         message_max_bytes: limits.message_max_bytes,
         message_max_fragments: limits.message_max_fragments,
         message_timeout: limits.message_timeout.0,
         calls_in_flight: limits.calls_in_flight,
+        feeds_max: limits.feeds,
         held_max_bytes: limits.outbox_max_bytes / 2,
     }
 }
@@ -245,6 +248,12 @@ fn check(keys: &Keys, mistakes: &mut Vec<String>) {
     }
     let mut seen: HashMap<&str, &String> = HashMap::new();
     for (name, chain) in &keys.chain {
+        for kind in &chain.pass_subscriptions {
+            if ["newHeads", "newBlockHeaders", "logs", "newPendingTransactions", "syncing", ""].contains(&kind.as_str())
+            {
+                wrong(&format!("chain.{name}.pass_subscriptions"), format!("{kind:?} is served anyway, or is no kind"));
+            }
+        }
         let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
         if name.is_empty() || name.len() > 32 || !name.chars().all(plain) {
             wrong(&format!("chain.{name}"), "a chain's name is its path: a-z, 0-9, - and _, at most 32".into());

@@ -151,6 +151,7 @@ section! {
         subscriptions_per_connection: usize = 32,
         subscriptions_per_address: usize = 1_000,
         subscribes_per_second: NonZeroU32 = number(5),
+        feeds: usize = 64,
         filter_addresses: usize = 100,
         filter_topics: usize = 100,
         calls_per_second: NonZeroU32 = number(20),
@@ -244,5 +245,6 @@ section! {
         upstreams: Upstreams = Upstreams::default(),
         chain_id: Option<u64> = None,
         blooms: Blooms = Blooms::Detect,
+        pass_subscriptions: Vec<String> = Vec::new(),
     }
 }

@@ -328,13 +328,22 @@ impl Tracker {
     fn step_back(&mut self, now: Instant) -> bool {
         let Some((node, at)) = self.views.shrink(&self.window) else { return false };
         let to = self.window.first().expect("the place is in the window").number + at as u64;
-        if self.floor().is_some_and(|floor| to < floor) {
-            self.set_aside(node);
-        } else {
-            self.undo(at + 1, now);
-            self.views.went_back(&self.window);
-            self.views.moved_by(node);
+        match self.floor() {
+            Some(floor) if to < floor => {
+                self.set_aside(node);
+                return true;
+            }
+            Some(floor) if to == floor => self.undo(at + 1, now),
+            // Clients know a new tip by its head alone: it leaves and joins again.
+            _ => {
+                let tip = self.window.get(at).expect("the place is in the window").clone();
+                self.undo(at, now);
+                self.append(tip, now);
+                self.watch.grown(to, 1, now);
+            }
         }
+        self.views.went_back(&self.window);
+        self.views.moved_by(node);
         true
     }
 

@@ -83,6 +83,11 @@ impl Window {
         self.entries.get(self.published).map(|entry| entry.since)
     }
 
+    /// The block at a place.
+    pub(super) fn get(&self, at: usize) -> Option<&Arc<Header>> {
+        self.entries.get(at).map(|entry| &entry.header)
+    }
+
     /// Place of a block, if it is in the chain.
     pub(super) fn position(&self, number: u64, hash: B256) -> Option<usize> {
         let at = usize::try_from(number.checked_sub(self.first()?.number)?).ok()?;

@@ -283,8 +283,8 @@ impl Task {
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let end = loop {
             let demand = self.demand.borrow_and_update().clone();
-            open.follow(&demand, &self.node, client, &self.ears.feeds);
             let changed = self.pool.changed();
+            open.follow(&demand, self.pool.speaks(self.node.id), &self.node, client, &self.ears.feeds);
             if !self.pool.follows(self.node.id) {
                 break None;
             }
@@ -301,8 +301,10 @@ impl Task {
                     None => break Some(End::Unsubscribed),
                 },
                 _ = order.changed() => {}
-                _ = look.tick(), if self.node.is_syncing() => self.look_whether_syncing(client).await,
-                () = changed, if self.options.subscribe_max > 0 => {}
+                _ = look.tick(), if self.node.is_syncing() || !demand.is_empty() => {
+                    self.look_whether_syncing(client).await;
+                }
+                () = changed, if self.options.subscribe_max > 0 || !demand.is_empty() => {}
             }
         };
         self.tell(now(), Saying::Lost).await;
@@ -310,6 +312,9 @@ impl Task {
     }
 
     async fn look_whether_syncing(&self, client: &Client) {
+        if !self.node.is_syncing() {
+            return;
+        }
         if let Ok(raw) = self.ask(client, "eth_syncing", "[]").await {
             self.node.status.send_modify(|status| status.syncing = raw.get() != "false");
             self.pool.notify();

@@ -106,6 +106,13 @@ impl Pool {
         self.nodes.iter().any(|node| node.id != id && node.url.is_websocket() && node.status.borrow().is_fresh())
     }
 
+    /// Whether this node speaks for all in what cannot be merged: the first of those that keep up.
+    pub(super) fn speaks(&self, id: NodeId) -> bool {
+        let followed = || self.nodes.iter().filter(|node| node.url.is_websocket() && self.follows(node.id));
+        let fresh = followed().find(|node| node.status.borrow().is_fresh());
+        fresh.or_else(|| followed().find(|node| node.state() == State::Up)).is_some_and(|node| node.id == id)
+    }
+
     /// Whether this node is to be subscribed to.
     pub(super) fn follows(&self, id: NodeId) -> bool {
         self.elected.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_none_or(|elected| elected.contains(&id))
