@@ -6,6 +6,8 @@
 /// A bug with a mark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Bug {
+    /// What the ingest orders for a node is not done.
+    NeverGiveUpNode,
     /// The ingest takes `[]` for the logs of any block.
     TrustEmptyLogs,
     /// A shard that lost entries of the journal goes on without a word.

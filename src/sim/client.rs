@@ -262,14 +262,7 @@ impl<'a> Connection<'a> {
         if let (Event::Head(head), None) = (&*event, &self.character.slow) {
             self.world.told(head.hash);
         }
-        self.world.with_view(client, |view| {
-            if let Event::Head(head) = &*event
-                && self.world.shrunk.borrow().contains(&head.hash)
-            {
-                view.shrunk(sub, head);
-            }
-            view.take(sub, &event)
-        })
+        self.world.with_view(client, |view| view.take(sub, &event))
     }
 
     fn answer(&mut self, text: &[u8]) -> Result<(), String> {

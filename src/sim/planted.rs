@@ -67,7 +67,10 @@ impl Planted {
     pub(super) fn plant(self, options: &mut app::Options) {
         match self {
             Self::Mark(bug) => planted::plant(bug),
-            Self::NeverGiveUpStalled => options.chains[0].upstream.silence_max = Duration::from_hours(24),
+            Self::NeverGiveUpStalled => {
+                planted::plant(Bug::NeverGiveUpNode);
+                options.chains[0].upstream.silence_max = Duration::from_hours(24);
+            }
             _ => {}
         }
     }

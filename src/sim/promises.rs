@@ -30,15 +30,16 @@ pub(super) struct Promises {
     rising: RefCell<Vec<(B256, Duration)>>,
     /// Blocks that left the chain at some time, even if they came back.
     orphaned: RefCell<HashSet<B256>>,
-    /// The last undo, if it is not explained yet.
+    /// The last undo, while it is not explained.
     undone: RefCell<Option<Undone>>,
     /// What is wrong with each node, as (node, from, to, and when it has recovered).
     wrong: RefCell<Vec<(usize, Duration, Duration, Duration)>>,
 }
 
-/// An undo of a block that the chain has always kept.
+/// An undo.
 struct Undone {
-    kept: B256,
+    /// What was undone though the chain has always kept it.
+    kept: Vec<B256>,
     /// Height of the tip that was undone.
     tip: u64,
     seen: Instant,
@@ -66,20 +67,24 @@ impl Promises {
         self.wrong.borrow_mut().push((node, from, from + lasts, from + lasts + recovery));
     }
 
-    /// P7. The gateway undoes what the chain has always kept only for a branch that is higher: that a node which tells of
-    /// one is behind can not be known.
+    /// P7. The gateway undoes what the chain has always kept only for a branch that is higher (that a node which tells of
+    /// one is behind can not be known), or to tell it again.
     pub(super) fn follow(&self, entry: &Entry) -> Result<(), String> {
         let mut undone = self.undone.borrow_mut();
         let goes_on = matches!(&entry.update, Update::Head(_)) && undone.as_ref().is_some_and(|u| u.seen == entry.seen);
-        if let Some(lower) = undone.take_if(|_| !goes_on) {
-            return Err(format!("block {} was undone though the chain has always kept it", short(&lower.kept)));
+        if let Some(lower) = undone.take_if(|undone| !goes_on && !undone.kept.is_empty()) {
+            return Err(format!("block {} was undone though the chain has always kept it", short(&lower.kept[0])));
         }
         match &entry.update {
-            Update::Head(header) => drop(undone.take_if(|undone| header.number > undone.tip)),
+            Update::Head(header) => {
+                drop(undone.take_if(|undone| header.number > undone.tip));
+                undone.iter_mut().for_each(|undone| undone.kept.retain(|kept| *kept != header.hash));
+            }
             Update::Undo(removed) => {
-                let kept = removed.iter().map(|r| r.block.hash).find(|hash| !self.orphaned.borrow().contains(hash));
+                let orphaned = self.orphaned.borrow();
+                let kept = removed.iter().map(|removed| removed.block.hash).filter(|hash| !orphaned.contains(hash));
                 let tip = removed.first().map_or(0, |removed| removed.block.number);
-                *undone = kept.map(|kept| Undone { kept, tip, seen: entry.seen });
+                *undone = Some(Undone { kept: kept.collect(), tip, seen: entry.seen });
             }
             Update::Logs(_) | Update::Gap => {}
         }

@@ -313,17 +313,7 @@ impl Stage {
 
 /// Notes what the gateway takes for true.
 async fn watch_journal(world: Rc<World>, mut tail: crate::journal::Tail) {
-    let mut undone = None;
     while let Ok(Some(entry)) = tail.next().await {
-        if let Some((gone, seen)) = undone.take()
-            && !(matches!(entry.update, Update::Head(_)) && seen == entry.seen)
-        {
-            world.shrunk.borrow_mut().extend(gone);
-        }
-        if let Update::Undo(removed) = &entry.update {
-            let gone: Vec<_> = removed.iter().map(|removed| removed.block.hash).collect();
-            undone = Some((gone, entry.seen));
-        }
         if let Err(why) = world.promises.follow(&entry) {
             world.fail(&why);
         }

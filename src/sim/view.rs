@@ -125,14 +125,6 @@ impl View {
         self.subs.len() - 1
     }
 
-    /// The chain went back to before these blocks and nothing was told, as there is no head to tell; they may come again.
-    pub(super) fn shrunk(&mut self, sub: usize, head: &Head) {
-        let heads = &mut self.subs[sub].heads;
-        if let Some(at) = place(heads, head.number, head.hash) {
-            heads.truncate(at);
-        }
-    }
-
     /// The subscription was ended: nothing more is owed.
     pub(super) fn end(&mut self, sub: usize) {
         let sub = &mut self.subs[sub];
@@ -157,7 +149,8 @@ impl View {
 
     fn head(&mut self, sub: usize, head: &Head) -> Result<(), String> {
         let heads = &mut self.subs[sub].heads;
-        if place(heads, head.number, head.hash).is_some() {
+        // One below the tip is told again where the chain went back to it.
+        if heads.last() == Some(head) {
             return Err(format!("head {} {} was told already", head.number, short(&head.hash)));
         }
         match place(heads, head.number.saturating_sub(1), head.parent) {
@@ -166,21 +159,15 @@ impl View {
             None => return Err(format!("head {} {} has a parent that was never told", head.number, short(&head.hash))),
         }
         heads.push(head.clone());
-        self.nothing_of_the_undone()
+        self.nothing_from(head.number)
     }
 
     /// Where a head is told, the logs of the blocks that it replaces were removed before.
-    fn nothing_of_the_undone(&self) -> Result<(), String> {
-        let Some(heads) = self.subs.iter().find(|sub| !sub.heads.is_empty()).map(|sub| &sub.heads) else {
-            return Ok(());
-        };
-        for top in self.subs.iter().filter_map(|sub| sub.logs.last()) {
-            let told = heads.first().is_some_and(|first| first.number <= top.number);
-            if told && place(heads, top.number, top.block).is_none() {
-                return Err(format!("a log of {} {} outlived its head", top.number, short(&top.block)));
-            }
+    fn nothing_from(&self, number: u64) -> Result<(), String> {
+        match self.subs.iter().filter_map(|sub| sub.logs.last()).find(|top| top.number >= number) {
+            Some(top) => Err(format!("a log of {} {} outlived its head", top.number, short(&top.block))),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Whether all subscriptions to heads know this block, those aside that began above it.

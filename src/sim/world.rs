@@ -3,7 +3,7 @@
 //! Owns the first failure, which ends the seed. All of it lives on one thread.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -39,8 +39,6 @@ pub(super) struct World {
     calm: watch::Sender<bool>,
     views: RefCell<BTreeMap<usize, View>>,
     words: RefCell<hashbrown::HashMap<Vec<u8>, Rc<Event>>>,
-    /// Blocks that were undone and not replaced at once.
-    pub(super) shrunk: RefCell<HashSet<B256>>,
     /// When each block was made, and when the first client that reads at once was told.
     pub(super) made: RefCell<HashMap<B256, Duration>>,
     pub(super) told: RefCell<HashMap<B256, Duration>>,
@@ -72,7 +70,6 @@ impl World {
             calm: watch::Sender::new(false),
             views: RefCell::default(),
             words: RefCell::default(),
-            shrunk: RefCell::default(),
             made: RefCell::default(),
             told: RefCell::default(),
             promises: Promises::default(),
