@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use planted::Planted;
 use script::Script;
 use stage::Outcome;
+use trace::Tally;
 
 /// Seeds of `make test`.
 const SEEDS: u64 = 300;
@@ -78,31 +79,25 @@ fn every_client_holds_exactly_the_chain_whatever_fails() {
         Some(seed) => (seed..seed + 1, true),
         None => (0..number("CHAINCAST_SIM_SEEDS").unwrap_or(SEEDS), false),
     };
-    let failed = Mutex::new(Vec::new());
-    let (events, gaps) = (AtomicU64::new(0), AtomicU64::new(0));
-    let longest = Mutex::new((std::time::Duration::ZERO, 0));
+    let sum = Mutex::new((Vec::new(), Tally::default()));
     play_all(seeds.clone(), None, |seed, outcome| {
-        events.fetch_add(outcome.events as u64, Ordering::Relaxed);
-        gaps.fetch_add(outcome.gaps as u64, Ordering::Relaxed);
-        let mut slowest = longest.lock().expect("nobody panics with it");
-        *slowest = (outcome.longest, seed).max(*slowest);
+        let mut sum = sum.lock().expect("nobody panics with it");
+        sum.1.add(outcome.tally);
         if outcome.failure.is_some() {
-            failed.lock().expect("nobody panics with it").push((seed, report(seed, outcome)));
+            sum.0.push((seed, report(seed, outcome)));
         } else if alone {
-            println!(
-                "{}\nseed {seed} passed, {} events, digest {:?}",
-                Script::draw(seed),
-                outcome.events,
-                outcome.digest
-            );
+            println!("{}\nseed {seed} passed, digest {:?}", Script::draw(seed), outcome.digest);
         }
         Next::More
     });
-    let mut failed = failed.into_inner().expect("nobody panics with it");
+    let (mut failed, tally) = sum.into_inner().expect("nobody panics with it");
     failed.sort_unstable();
-    println!("{seeds:?}: {events:?} events, {gaps:?} gaps with a cause, longest (time, seed) {longest:?}");
+    println!("seeds {seeds:?}: {tally:?}");
     let numbers: Vec<u64> = failed.iter().map(|(seed, _)| *seed).collect();
     assert!(failed.is_empty(), "{}\n{} seeds failed: {numbers:?}", failed[0].1, failed.len());
+    let enough = [(tally.undos, 5), (tally.undone, 20), (tally.came, 60), (tally.events, 5_000)];
+    let seeds = seeds.count();
+    assert!(alone || enough.iter().all(|(count, a_seed)| *count > a_seed * seeds), "too little happened: {tally:?}");
 }
 
 #[test]

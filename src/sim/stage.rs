@@ -15,7 +15,7 @@ use super::client;
 use super::net::{Host, Net, Watched};
 use super::planted::Planted;
 use super::script::{self, Fault, Script, Step};
-use super::trace::What;
+use super::trace::{Tally, What};
 use super::world::World;
 use crate::app::{self, Seams};
 use crate::config::{self, Flags};
@@ -50,23 +50,14 @@ pub(super) struct Outcome {
     /// The last of what happened.
     pub(super) trace: String,
     pub(super) digest: (u64, u64),
-    pub(super) events: usize,
-    pub(super) gaps: usize,
-    /// The longest that a head took while a node was well.
-    pub(super) longest: Duration,
+    pub(super) tally: Tally,
 }
 
 impl Outcome {
     /// The seed's thread panicked; what it said is on the error output.
     pub(super) fn panicked() -> Self {
-        Self {
-            failure: Some("by a panic".into()),
-            trace: String::new(),
-            digest: (0, 0),
-            events: 0,
-            gaps: 0,
-            longest: Duration::ZERO,
-        }
+        let failure = Some("by a panic".into());
+        Self { failure, trace: String::new(), digest: (0, 0), tally: Tally::default() }
     }
 }
 
@@ -91,9 +82,7 @@ pub(super) fn play(script: &Script, bug: Option<Planted>) -> Outcome {
             failure: world.failure(),
             trace: if world.failure().is_some() { trace.to_string() } else { String::new() },
             digest: trace.digest(),
-            events: world.events.get(),
-            gaps: world.gaps.get(),
-            longest: world.longest.get(),
+            tally: world.tally(),
         }
     })
 }
@@ -211,7 +200,7 @@ impl Stage {
         tokio::time::sleep_until(began + script.lasts).await;
         let told = self.world.told.borrow().clone();
         match self.world.promises.in_time(script.nodes, |block| told.get(block).copied(), self.world.now()) {
-            Ok(longest) => self.world.longest.set(longest),
+            Ok(longest) => self.world.count(|tally| tally.longest = longest),
             Err(late) if !self.world.gap_has_cause.get() => return self.world.fail(&late),
             Err(_) => {}
         }
@@ -314,6 +303,9 @@ impl Stage {
 /// Notes what the gateway takes for true.
 async fn watch_journal(world: Rc<World>, mut tail: crate::journal::Tail) {
     while let Ok(Some(entry)) = tail.next().await {
+        if let Update::Undo(undone) = &entry.update {
+            world.count(|tally| (tally.undos, tally.undone) = (tally.undos + 1, tally.undone + undone.len()));
+        }
         if let Err(why) = world.promises.follow(&entry) {
             world.fail(&why);
         }

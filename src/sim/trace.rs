@@ -30,6 +30,35 @@ pub(super) enum What {
     Update(String),
 }
 
+/// How much happened, in a seed or in many: a simulation in which little happens proves little.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Tally {
+    /// Notifications that clients got.
+    pub(super) events: usize,
+    /// Connections of clients.
+    pub(super) came: usize,
+    /// Clients that were sent away because they read too slowly, and because of a gap that had a cause.
+    pub(super) slow: usize,
+    pub(super) gaps: usize,
+    /// Branches that were undone, and their blocks.
+    pub(super) undos: usize,
+    pub(super) undone: usize,
+    /// The longest that a head took while a node was well.
+    pub(super) longest: Duration,
+}
+
+impl Tally {
+    pub(super) fn add(&mut self, other: Self) {
+        self.events += other.events;
+        self.came += other.came;
+        self.slow += other.slow;
+        self.gaps += other.gaps;
+        self.undos += other.undos;
+        self.undone += other.undone;
+        self.longest = self.longest.max(other.longest);
+    }
+}
+
 /// All that happened.
 pub(super) struct Trace {
     digest: DefaultHasher,

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::net::{End, Net};
 use super::promises::Promises;
-use super::trace::{Trace, What};
+use super::trace::{Tally, Trace, What};
 use super::view::{Event, Head, Log, Truth, View};
 use crate::devnode::SharedChain;
 use crate::metrics::Metrics;
@@ -43,10 +43,7 @@ pub(super) struct World {
     pub(super) made: RefCell<HashMap<B256, Duration>>,
     pub(super) told: RefCell<HashMap<B256, Duration>>,
     pub(super) promises: Promises,
-    /// The longest that a block took to reach clients while a node was well.
-    pub(super) longest: Cell<Duration>,
-    pub(super) gaps: Cell<usize>,
-    pub(super) events: Cell<usize>,
+    tally: Cell<Tally>,
 }
 
 impl World {
@@ -73,9 +70,7 @@ impl World {
             made: RefCell::default(),
             told: RefCell::default(),
             promises: Promises::default(),
-            longest: Cell::new(Duration::ZERO),
-            gaps: Cell::new(0),
-            events: Cell::new(0),
+            tally: Cell::default(),
         }
     }
 
@@ -90,6 +85,16 @@ impl World {
 
     pub(super) fn note_client(&self, client: usize, does: &str) {
         self.note(What::Client { client, does: does.to_owned() });
+    }
+
+    pub(super) fn count(&self, count: impl FnOnce(&mut Tally)) {
+        let mut tally = self.tally.get();
+        count(&mut tally);
+        self.tally.set(tally);
+    }
+
+    pub(super) fn tally(&self) -> Tally {
+        self.tally.get()
     }
 
     /// Something happened that must not. The first such thing ends the seed.
@@ -112,7 +117,7 @@ impl World {
 
     /// A client was closed for a gap.
     pub(super) fn gap(&self, why: &str) {
-        self.gaps.set(self.gaps.get() + 1);
+        self.count(|tally| tally.gaps += 1);
         if !self.gap_has_cause.get() {
             self.fail(&format!("{why}, without a cause"));
         }
@@ -145,6 +150,7 @@ impl World {
     }
 
     pub(super) fn enter(&self, client: usize) {
+        self.count(|tally| tally.came += 1);
         self.views.borrow_mut().insert(client, View::default());
     }
 
@@ -158,7 +164,7 @@ impl World {
 
     /// Reads the result of a notification. Equal bytes are read once.
     pub(super) fn read(&self, json: &[u8]) -> Option<Rc<Event>> {
-        self.events.set(self.events.get() + 1);
+        self.count(|tally| tally.events += 1);
         let mut words = self.words.borrow_mut();
         if let Some(event) = words.get(json) {
             return Some(event.clone());
