@@ -26,7 +26,7 @@ pub(super) fn head_change(subscribers: &Subscribers, faults: &Faults, head: &Arc
     let tip = std::slice::from_ref(head);
     let heads = if faults.every_block() && !change.added.is_empty() { &change.added } else { tip };
     for block in heads {
-        announce_head(subscribers, faults, block);
+        self::head(subscribers, faults, block);
     }
     if subscribers.any(Kind::Logs) {
         for block in change.removed.iter().rev() {
@@ -66,7 +66,8 @@ pub(super) fn syncing(subscribers: &Subscribers, status: Option<&str>) {
     });
 }
 
-fn announce_head(subscribers: &Subscribers, faults: &Faults, block: &Block) {
+/// Announces one head.
+pub(super) fn head(subscribers: &Subscribers, faults: &Faults, block: &Block) {
     if !subscribers.any(Kind::NewHeads) {
         return;
     }

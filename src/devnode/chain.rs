@@ -39,12 +39,12 @@ pub struct DevOptions {
     pub pending_per_block: usize,
     /// Blocks remembered, branches included. A reorg must not reach deeper.
     pub keep_blocks: usize,
-    /// How far below the head `safe` is.
-    pub safe_depth: u64,
-    /// How far below the head `finalized` is.
-    pub finalized_depth: u64,
     /// Where timestamps come from.
     pub block_time: BlockTime,
+    /// How far below its head a node's `safe` block is.
+    pub safe_depth: u64,
+    /// How far below its head a node's `finalized` block is.
+    pub finalized_depth: u64,
 }
 
 /// Where the timestamps of blocks come from.
@@ -67,9 +67,9 @@ impl Default for DevOptions {
             logs_per_block: 10,
             pending_per_block: 3,
             keep_blocks: 8_192,
+            block_time: BlockTime::Step(1),
             safe_depth: 8,
             finalized_depth: 16,
-            block_time: BlockTime::Step(1),
         }
     }
 }

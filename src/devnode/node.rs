@@ -170,6 +170,11 @@ impl DevNode {
         self.node.view.head().reference()
     }
 
+    /// Announces its own head once more, as a node does whose head was set to what it is.
+    pub fn announce_head_again(&self) {
+        announce::head(&self.node.subscribers, &self.node.faults, &self.node.view.head());
+    }
+
     /// Waits until it has followed and announced all that has happened on the chain up to now.
     ///
     /// # Panics
@@ -200,7 +205,7 @@ impl Drop for DevNode {
 }
 
 impl Counters {
-    /// Calls of one method.
+    /// Calls of one method. `eth_getBlockByNumber safe` and `eth_getBlockByNumber finalized` are counted as such.
     #[must_use]
     pub fn calls(&self, method: &str) -> u64 {
         self.all_calls().get(method).copied().unwrap_or(0)

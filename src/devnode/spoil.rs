@@ -26,6 +26,8 @@ pub enum Spoil {
     Silent,
     /// The announcement is sent twice.
     Twice,
+    /// `[]` where the answer would be an error, as when a node is asked for the logs of a block that it lacks.
+    EmptyForError,
     /// The answer is about the parent of the block that was asked for by hash.
     OtherBlock,
     /// The middle log is missing.
@@ -46,6 +48,7 @@ impl fmt::Debug for Spoil {
             Self::Delay(delay) => return write!(f, "Delay({delay:?})"),
             Self::Silent => "Silent",
             Self::Twice => "Twice",
+            Self::EmptyForError => "EmptyForError",
             Self::OtherBlock => "OtherBlock",
             Self::LogHole => "LogHole",
             Self::DoubledLogIndex => "DoubledLogIndex",
@@ -82,7 +85,7 @@ impl Spoil {
                 }
             }
             Self::Rewrite(change) => change(value),
-            Self::Error(..) | Self::Delay(_) | Self::Silent | Self::Twice | Self::OtherBlock => {}
+            Self::Error(..) | Self::Delay(_) | Self::Silent | Self::Twice | Self::EmptyForError | Self::OtherBlock => {}
         }
     }
 }

@@ -28,8 +28,6 @@ pub(super) struct View {
     chain: SharedChain,
     faults: Faults,
     foreign_genesis: Arc<Block>,
-    safe_depth: u64,
-    finalized_depth: u64,
     seen: Mutex<Seen>,
 }
 
@@ -49,8 +47,7 @@ impl View {
             let foreign = Block::genesis(Arc::clone(chain.economy()), !options.chain_id, options.genesis_time);
             (Seen { branch, head_changes: chain.head_changes() }, Arc::new(foreign), happened)
         });
-        let DevOptions { safe_depth, finalized_depth, .. } = chain.options();
-        (Self { chain, faults, foreign_genesis, safe_depth, finalized_depth, seen: Mutex::new(seen) }, happened)
+        (Self { chain, faults, foreign_genesis, seen: Mutex::new(seen) }, happened)
     }
 
     pub(super) fn chain(&self) -> &SharedChain {
@@ -108,10 +105,12 @@ impl View {
     /// The height that a tag or quantity means now.
     pub(super) fn number(&self, value: &Value) -> Result<u64, String> {
         let head = self.head().number();
+        let below =
+            |depth: fn(&DevOptions) -> u64| head.saturating_sub(self.chain.with(|chain, _| depth(chain.options())));
         match value.as_str() {
             Some("latest" | "pending") => Ok(head),
-            Some("safe") => Ok(head.saturating_sub(self.safe_depth)),
-            Some("finalized") => Ok(head.saturating_sub(self.finalized_depth)),
+            Some("safe") => Ok(below(|options| options.safe_depth)),
+            Some("finalized") => Ok(below(|options| options.finalized_depth)),
             Some("earliest") => Ok(0),
             _ => args::quantity(value),
         }

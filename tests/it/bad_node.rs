@@ -1,6 +1,11 @@
 //! What a node may do wrong: be away, be something else, break off, talk nonsense, hold back logs, tell only half of a
 //! reorg. In each the clients' view stays the chain's own.
 
+mod answers;
+mod heads;
+mod huge;
+mod jump;
+
 use std::time::Duration;
 
 use chaincast::devnode::{DevNode, Handshake, Span, Spoil};

@@ -198,6 +198,42 @@ async fn answers_may_be_empty_wrong_or_incomplete() {
 }
 
 #[tokio::test]
+async fn a_block_that_a_node_lacks_may_have_no_logs_instead_of_an_error() {
+    let (_chain, node) = chain_and_node();
+    let client = connect(&node).await;
+    let unknown = || rpc_params![json!({"blockHash": format!("0x{:064x}", 7)})];
+    assert_eq!(call_error(&client, "eth_getLogs", unknown()).await.1, "unknown block");
+    node.faults().spoil("eth_getLogs", Spoil::EmptyForError, Span::Times(1));
+    assert_eq!(call(&client, "eth_getLogs", unknown()).await, json!([]));
+}
+
+#[tokio::test]
+async fn a_head_may_be_announced_again() {
+    let (chain, node) = chain_and_node();
+    let client = connect(&node).await;
+    let mut heads = subscribe(&client, rpc_params!["newHeads"]).await;
+    let mined = chain.mine(1);
+    soon(node.caught_up()).await;
+    node.announce_head_again();
+    assert_eq!(take(&mut heads, 2).await, headers(&chain, &[mined, mined]));
+}
+
+#[tokio::test]
+async fn safe_and_finalized_stand_as_deep_as_the_chain_says_and_are_counted_apart() {
+    let chain = SharedChain::new(DevOptions { safe_depth: 2, finalized_depth: 5, ..DevOptions::default() });
+    let node = node(&chain);
+    let client = connect(&node).await;
+    chain.extend(&[0; 9]);
+    soon(node.caught_up()).await;
+    for (tag, number) in [("safe", "0x7"), ("finalized", "0x4"), ("latest", "0x9")] {
+        assert_eq!(call(&client, "eth_getBlockByNumber", rpc_params![tag, false]).await["number"], number);
+    }
+    let calls = |name: &str| node.counters().calls(name);
+    let counted = ["", " safe", " finalized"].map(|tag| calls(&format!("eth_getBlockByNumber{tag}")));
+    assert_eq!(counted, [1, 1, 1]);
+}
+
+#[tokio::test]
 async fn calls_may_fail_or_take_long_or_never_be_answered() {
     let (_chain, node) = chain_and_node();
     let client = connect(&node).await;

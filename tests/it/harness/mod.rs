@@ -5,6 +5,7 @@
 pub(crate) mod anvil;
 pub(crate) mod client;
 pub(crate) mod engine;
+pub(crate) mod crowd;
 pub(crate) mod gateway;
 pub(crate) mod geth;
 pub(crate) mod http;
@@ -14,6 +15,7 @@ pub(crate) mod until;
 pub(crate) mod view;
 
 pub(crate) use client::Client;
+pub(crate) use crowd::Crowd;
 pub(crate) use gateway::{Gateway, GatewayOptions};
 pub(crate) use stage::Stage;
 pub(crate) use until::until;

@@ -79,6 +79,15 @@ impl Gateway {
         self.metrics.refusals.with_label_values(&[limit, scope]).get()
     }
 
+    /// Gaps of a chain so far, whatever their cause.
+    pub(crate) fn gaps(&self, chain: &str) -> u64 {
+        let text = self.metrics.text();
+        let label = format!("chain=\"{chain}\"");
+        let series = text.lines().filter(|line| line.starts_with("chaincast_gaps_total{") && line.contains(&label));
+        let values = series.filter_map(|line| line.split(' ').next_back());
+        values.map(|value| value.parse::<u64>().expect("a counter is a number")).sum()
+    }
+
     /// Connections that ended for this reason so far.
     pub(crate) fn closed(&self, reason: &str) -> u64 {
         self.metrics.closes.with_label_values(&[CHAIN, reason]).get()

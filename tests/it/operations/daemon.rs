@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use crate::harness::{http, until};
 
 /// The binary, with nothing of this process's environment.
-pub(super) fn chaincast(args: &[&str]) -> Command {
+pub(crate) fn chaincast(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_chaincast"));
     command.args(args).env_clear().stdin(Stdio::null());
     command
@@ -19,20 +19,25 @@ pub(super) fn chaincast(args: &[&str]) -> Command {
 type Said = Arc<Mutex<String>>;
 
 /// A running gateway.
-pub(super) struct Daemon {
+pub(crate) struct Daemon {
     child: Child,
     readers: Vec<JoinHandle<()>>,
     stdout: Said,
     stderr: Said,
-    pub(super) public: SocketAddr,
-    pub(super) admin: SocketAddr,
+    pub(crate) public: SocketAddr,
+    pub(crate) admin: SocketAddr,
 }
 
 impl Daemon {
     /// `chaincast run` beside these nodes, on ports that the system chooses; returns when it listens.
-    pub(super) async fn run(upstreams: &[&str], environment: &[(&str, &str)]) -> Self {
-        let mut args = vec!["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
-        args.extend(upstreams.iter().flat_map(|url| ["--upstream", url]));
+    pub(crate) async fn run(upstreams: &[&str], environment: &[(&str, &str)]) -> Self {
+        let args: Vec<&str> = upstreams.iter().flat_map(|url| ["--upstream", url]).collect();
+        Self::run_with(&args, environment).await
+    }
+
+    /// The same with any flags.
+    pub(crate) async fn run_with(flags: &[&str], environment: &[(&str, &str)]) -> Self {
+        let args = [&["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"], flags].concat();
         let mut daemon = Self::start(chaincast(&args).envs(environment.iter().copied()));
         until("it says where it listens", async || daemon.stderr().contains("chaincast is listening")).await;
         let said = daemon.stderr();
@@ -45,7 +50,7 @@ impl Daemon {
     }
 
     /// Any command that goes on; where it listens is not known yet.
-    pub(super) fn start(command: &mut Command) -> Self {
+    pub(crate) fn start(command: &mut Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
         let (stdout, reader) = follow(child.stdout.take().expect("it is piped"));
         let (stderr, other) = follow(child.stderr.take().expect("it is piped"));
@@ -53,32 +58,41 @@ impl Daemon {
         Self { child, readers: vec![reader, other], stdout, stderr, public: nowhere, admin: nowhere }
     }
 
-    pub(super) fn stdout(&self) -> String {
+    pub(crate) fn stdout(&self) -> String {
         self.stdout.lock().expect("its reader does not panic").clone()
     }
 
-    pub(super) fn stderr(&self) -> String {
+    pub(crate) fn stderr(&self) -> String {
         self.stderr.lock().expect("its reader does not panic").clone()
     }
 
-    pub(super) fn ws_url(&self) -> String {
+    pub(crate) fn ws_url(&self) -> String {
         format!("ws://{}", self.public)
     }
 
+    /// Memory of the process in MiB: what it has now (`VmRSS`), or the most it ever had (`VmHWM`).
+    pub(crate) fn memory_mib(&self, which: &str) -> u64 {
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("the process is there");
+        let line = status.lines().find_map(|line| line.strip_prefix(which)?.strip_prefix(':'));
+        let kib = line.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        kib.unwrap_or_else(|| panic!("no {which} in {status}")) / 1024
+    }
+
     /// Waits until it is ready.
-    pub(super) async fn ready(&self) {
+    pub(crate) async fn ready(&self) {
         until("it is ready", async || http::get(self.admin, "/readyz").await.status == 200).await;
     }
 
     /// Sends a signal by its name.
-    pub(super) fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         let sent = Command::new("kill").args([&format!("-{name}"), &pid]).status().expect("kill is everywhere");
         assert!(sent.success(), "the process is there");
     }
 
     /// Waits until it has ended and all that it said is here.
-    pub(super) async fn ended(&mut self) -> ExitStatus {
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
         let mut status = None;
         until("the process ends", async || {
             status = self.child.try_wait().expect("it is a child of this process");
