@@ -89,7 +89,7 @@ fn judge(world: &World, number: usize, character: &Character, ending: &Ending) {
         Ending::Closed(1013, reason) if reason == "gap" => world.gap(&text),
         // One that reads slowly may not even get to read that it is sent away.
         Ending::Closed(1013 | 1008, _) | Ending::Lost if character.slow.is_some() => {
-            world.count(|tally| tally.slow += 1)
+            world.count(|tally| tally.slow += 1);
         }
         Ending::Closed(..) | Ending::Lost => world.fail(&text),
     }

@@ -332,7 +332,13 @@ async fn suffer(world: Rc<World>, nodes: Arc<Vec<DevNode>>, at: usize, fault: Fa
         Fault::Stalled => node.stall(true),
         Fault::Partitioned => world.net.partition(host),
         Fault::Vanished => world.net.forget(host),
-        Fault::Lagging(lag) => node.set_lag(*lag),
+        Fault::Lagging(lag) => {
+            node.set_lag(*lag);
+            // Some nodes say of a block that they do not have yet that it has no logs.
+            if lag.as_millis().is_multiple_of(2) {
+                node.spoil("eth_getLogs", Spoil::EmptyForError, span);
+            }
+        }
         Fault::Empty(method) => node.spoil(method, Spoil::Empty, span),
         Fault::Refuses(method) => node.spoil(method, Spoil::Error(-32_000, "unknown block".into()), span),
         Fault::Hole => node.spoil("eth_getLogs", hole(), span),
