@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use alloy_primitives::B256;
 
-use super::ask::PATIENCE_MAX;
+use super::ask::{Candidate, PATIENCE_MAX};
 use super::window::Window;
 use crate::chain::{Header, NodeId, Standing};
 
@@ -46,6 +46,8 @@ struct View {
     recent: VecDeque<B256>,
     lower: Option<Lower>,
     spoke: Instant,
+    /// It was given time to answer something and has not.
+    owes: bool,
 }
 
 /// All connected nodes' words.
@@ -80,7 +82,7 @@ impl Views {
     }
 
     pub(super) fn connected(&mut self, node: NodeId, now: Instant) {
-        self.nodes.insert(node, View { tip: None, recent: VecDeque::new(), lower: None, spoke: now });
+        self.nodes.insert(node, View { tip: None, recent: VecDeque::new(), lower: None, spoke: now, owes: false });
         self.giver = self.giver.filter(|giver| *giver != node);
     }
 
@@ -89,9 +91,21 @@ impl Views {
         self.giver = self.giver.filter(|giver| *giver != node);
     }
 
-    /// Of each node, whether it told the block.
-    pub(super) fn told(&self, hash: B256) -> impl Iterator<Item = (NodeId, bool)> {
-        self.nodes.iter().map(move |(id, view)| (*id, view.recent.contains(&hash)))
+    /// How each node stands to a question about this block.
+    pub(super) fn candidates(&self, hash: B256) -> impl Iterator<Item = Candidate> {
+        let candidate = move |(node, view): (&NodeId, &View)| Candidate {
+            node: *node,
+            told: view.recent.contains(&hash),
+            owes: view.owes,
+        };
+        self.nodes.iter().map(candidate)
+    }
+
+    /// Whether this node owes an answer.
+    pub(super) fn owes(&mut self, node: NodeId, owes: bool) {
+        if let Some(view) = self.nodes.get_mut(&node) {
+            view.owes = owes;
+        }
     }
 
     /// A connected node tells its head.

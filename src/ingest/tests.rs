@@ -330,3 +330,19 @@ fn a_head_without_a_bloom_is_skipped_where_blooms_are_known() {
     b.head(0, a[2]);
     assert_eq!((b.tip(), b.logs.len()), (a[2], 3));
 }
+
+#[test]
+fn a_node_that_owes_an_answer_is_not_asked_first_for_the_rest_of_a_walk() {
+    let mut b = Bench::new(64);
+    let a = b.branch("a", 1, 42, B256::ZERO);
+    let c = b.branch("c", 3, 41, a[1]);
+    b.connect(0, a[0]);
+    b.connect(1, a[0]);
+    b.head(0, a[41]);
+    b.head(1, a[41]);
+    b.nodes.get_mut(&0).unwrap().answers = Answers::Late;
+    b.head(0, c[40]);
+    b.head(1, c[40]);
+    b.wait(Duration::from_millis(800));
+    assert_eq!((b.tip(), b.logs.len()), (c[40], 43));
+}

@@ -187,6 +187,9 @@ impl Tracker {
     /// Takes an observation in and returns what is to be done, in order.
     pub fn observe(&mut self, observation: Observation) -> Vec<Action> {
         let Observation { node, at, what } = observation;
+        if !what.is_without_answer() {
+            self.views.owes(node, false);
+        }
         match what {
             Saying::Connected(header) => self.connected(node, &header, at),
             Saying::Head(header) => self.heard_from(node, &header, at),
@@ -458,15 +461,13 @@ impl Tracker {
     fn ask_blocks(&mut self, now: Instant) {
         let others = self.views.len() > 1;
         for walk in self.walks.values_mut() {
-            if let Some(attempt) = walk.ask.take(now, others) {
-                let first = Some(walk.node).filter(|node| self.views.has(*node));
-                match choose(self.views.told(walk.need.block.hash), first, attempt) {
-                    Some(node) => {
-                        let Need { block, count } = walk.need;
-                        self.actions.push(Action::FetchBlocks { node, block, count });
-                    }
-                    None => walk.ask.failed(now),
-                }
+            if let Some(slow) = walk.ask.owing(now) {
+                self.views.owes(slow, true);
+            }
+            let Need { block, count } = walk.need;
+            let choose = |attempt| choose(self.views.candidates(block.hash), Some(walk.node), attempt);
+            if let Some(node) = walk.ask.take(now, others, choose) {
+                self.actions.push(Action::FetchBlocks { node, block, count });
             }
         }
     }
@@ -474,11 +475,12 @@ impl Tracker {
     fn ask_logs(&mut self, now: Instant) {
         let (others, giver) = (self.views.len() > 1, self.views.giver());
         for (hash, ask) in self.window.wanted() {
-            if let Some(attempt) = ask.take(now, others) {
-                match choose(self.views.told(hash), giver, attempt) {
-                    Some(node) => self.actions.push(Action::FetchLogs(node, hash)),
-                    None => ask.failed(now),
-                }
+            if let Some(slow) = ask.owing(now) {
+                self.views.owes(slow, true);
+            }
+            let choose = |attempt| choose(self.views.candidates(hash), giver, attempt);
+            if let Some(node) = ask.take(now, others, choose) {
+                self.actions.push(Action::FetchLogs(node, hash));
             }
         }
     }

@@ -4,8 +4,8 @@
 use chaincast::devnode::{DevNode, SharedChain, Span, Spoil};
 use serde_json::{Value, json};
 
+use crate::harness::Watcher;
 use crate::harness::stage::{new_chain, new_node};
-use crate::harness::{Watcher, http, until};
 use crate::operations::daemon::Daemon;
 
 const HUGE: usize = 50_000_000;
@@ -101,11 +101,7 @@ async fn a_huge_log_is_not_held_once_a_client() {
     // A plain client takes no message of that size, and so it ends.
     watcher.client.end().await;
     // What follows is as it should be, for who comes now.
-    until("its logs are there", async || {
-        let metrics = http::get(daemon.admin, "/metrics").await.body;
-        metrics.lines().any(|line| line == "chaincast_logs_waiting_blocks{chain=\"default\"} 0")
-    })
-    .await;
+    daemon.logs_are_there("default").await;
     let mut late = Watcher::start(&daemon.ws_url()).await;
     lives(&mut late, &chain, 2).await;
     holds_at_most(&daemon, before, 400);

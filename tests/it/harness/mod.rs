@@ -4,8 +4,8 @@
 
 pub(crate) mod anvil;
 pub(crate) mod client;
-pub(crate) mod engine;
 pub(crate) mod crowd;
+pub(crate) mod engine;
 pub(crate) mod gateway;
 pub(crate) mod geth;
 pub(crate) mod http;
