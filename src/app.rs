@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::calls::{self, Calls};
-use crate::chain::ChainUpdate;
+use crate::chain::{ChainUpdate, Observation};
 use crate::hub;
 use crate::ingest::{self, Ingest, Tracker};
 use crate::journal::{self, Journal};
@@ -26,6 +26,8 @@ use crate::upstream::{self, DemandHandle, Ears, State};
 
 /// Observations that wait for the ingest.
 const OBSERVATIONS: usize = 1024;
+/// What the ingest listens to.
+pub(crate) type Heard = mpsc::Receiver<Observation>;
 /// Best-effort events that wait for a shard.
 const FEED_EVENTS: usize = 4096;
 
@@ -182,11 +184,25 @@ async fn shut_down(
 }
 
 /// Starts the nodes and the ingest of one chain.
-pub(crate) fn start_chain(
+fn start_chain(chain: &Chain, metrics: &Metrics, stop: &CancellationToken, tasks: &mut JoinSet<()>) -> server::Chain {
+    start_chain_through(chain, metrics, stop, tasks, Seams { heard: |heard| heard, publish: |publish| publish })
+}
+
+/// What stands at the two ends of the ingest. Nothing, but where the simulation puts something.
+pub(crate) struct Seams<H, P> {
+    /// Between the nodes and the ingest.
+    pub(crate) heard: H,
+    /// Between the ingest and the journal.
+    pub(crate) publish: P,
+}
+
+/// Starts one chain with something at its seams.
+pub(crate) fn start_chain_through(
     chain: &Chain,
     metrics: &Metrics,
     stop: &CancellationToken,
     tasks: &mut JoinSet<()>,
+    seams: Seams<impl FnOnce(Heard) -> Heard, impl FnOnce(ingest::Publish) -> ingest::Publish>,
 ) -> server::Chain {
     let (observations, heard) = mpsc::channel(OBSERVATIONS);
     let feeds = upstream::FeedSink::new(broadcast::Sender::new(FEED_EVENTS));
@@ -207,10 +223,10 @@ pub(crate) fn start_chain(
     };
     let ingest = Ingest {
         chain: name.clone(),
-        observations: heard,
+        observations: (seams.heard)(heard),
         pool,
         tracker: Tracker::new(chain.ingest.clone()),
-        publish,
+        publish: (seams.publish)(publish),
         metrics: metrics.clone(),
     };
     tasks.spawn(ingest.run(stop.clone()));

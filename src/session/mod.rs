@@ -23,6 +23,7 @@ use crate::calls::Calls;
 use crate::close::Reason;
 use crate::hub::{ConnKey, Shard, Socket, StreamKey};
 use crate::metrics::Metrics;
+use crate::planted::{self, Bug};
 use crate::rpc;
 use crate::upstream::DemandHandle;
 
@@ -350,6 +351,11 @@ impl Session {
         let answers = answers.collect();
         let over = || self.limits.borrow().count_refusal("batch_answer_bytes", "batch");
         if let Some(text) = protocol::join(batch, answers, most, over) {
+            if planted::is(Bug::NotifyBeforeAnswer) {
+                let (shard, key) = (shard.clone(), self.key);
+                let late = async move { tokio::time::sleep(OVER_LIMIT_STAY).await };
+                return drop(tokio::task::spawn_local(late.map(move |()| shard.send(key, text.as_bytes()))));
+            }
             shard.send(self.key, text.as_bytes());
         }
     }

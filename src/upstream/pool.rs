@@ -15,6 +15,7 @@ use super::budget::Use;
 use super::client::CallError;
 use super::{Aside, Identity, Node, Options, Order, State};
 use crate::chain::{BlockRef, NodeId};
+use crate::planted::{self, Bug};
 
 /// The nodes of one chain.
 #[derive(Debug)]
@@ -90,7 +91,7 @@ impl Pool {
 
     /// Treats a node as ordered.
     pub fn order(&self, id: NodeId, order: Order) {
-        let Some(node) = self.node(id) else { return };
+        let Some(node) = self.node(id).filter(|_| !planted::is(Bug::NeverGiveUpNode)) else { return };
         if let Order::Stalled(stalled) = order {
             node.status.send_modify(|status| status.stalled = stalled);
             node.metrics.upstream_stalled.with_label_values(&[&*node.chain, &*node.label]).set(i64::from(stalled));

@@ -20,7 +20,7 @@ const MAY_USE: [(&str, &[&str]); 7] = [
     ("devnode", &[]),
 ];
 /// Modules that only these modules may use.
-const ONLY_FOR: [(&str, &[&str]); 1] = [("devnode", &["bench", "cli"])];
+const ONLY_FOR: [(&str, &[&str]); 1] = [("devnode", &["bench", "cli", "sim"])];
 
 /// Files and folders that are pure: no async, no clock, no I/O, no threads, no randomness.
 pub(super) const PURE: [&str; 26] = [
