@@ -352,8 +352,8 @@ fn a_lone_nodes_false_numbers_do_not_end_the_stream() {
     let mut b = Bench::new(64);
     let a = b.branch("a", 1, 8, B256::ZERO);
     b.connect(0, a[0]);
-    for n in 1..6 {
-        let truth = b.world[&a[n]].0.clone();
+    for block in &a[1..6] {
+        let truth = b.world[block].0.clone();
         let number = truth.number + 100_000;
         b.say(0, Saying::Head(Arc::new(Header { number, ..(*truth).clone() })));
     }
