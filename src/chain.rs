@@ -240,21 +240,6 @@ pub enum Saying {
     },
 }
 
-impl Saying {
-    /// Whether it says no more than that an answer did not come.
-    #[must_use]
-    pub fn is_without_answer(&self) -> bool {
-        match self {
-            Self::Blocks(_, blocks) => blocks.is_empty(),
-            Self::Logs(_, logs) => logs.is_none(),
-            Self::Stands(_, standing) => standing.is_none(),
-            Self::Height(height) => height.is_none(),
-            Self::Finality { safe, finalized } => safe.is_none() && finalized.is_none(),
-            Self::Connected(_) | Self::Head(_) | Self::Lost => false,
-        }
-    }
-}
-
 /// A node's latest block, and whether it is still syncing.
 #[derive(Debug, Clone)]
 pub struct Standing {

@@ -19,8 +19,8 @@ pub(super) const PATIENCE_MAX: Duration = Duration::from_secs(6);
 pub(super) struct Ask {
     attempt: u32,
     under_way: u32,
-    /// Who was asked last.
-    asked: Option<NodeId>,
+    /// Who was asked in this round, the last one last. A round ends when all were.
+    asked: Vec<NodeId>,
     /// When the next attempt is made, an answer that comes before that aside.
     pub(super) due: Instant,
 }
@@ -28,43 +28,48 @@ pub(super) struct Ask {
 impl Ask {
     /// To be asked at once.
     pub(super) fn new(now: Instant) -> Self {
-        Self { attempt: 0, under_way: 0, asked: None, due: now }
+        Self { attempt: 0, under_way: 0, asked: Vec::new(), due: now }
     }
 
     /// The node that was given time to answer and has not.
     pub(super) fn owing(&self, now: Instant) -> Option<NodeId> {
-        self.asked.filter(|_| self.under_way > 0 && self.due <= now)
+        self.asked.last().copied().filter(|_| self.under_way > 0 && self.due <= now)
     }
 
-    /// Makes an attempt now, if one is due: `choose` is given its number and names whom to ask. With `others` to ask, a
-    /// node that does not answer soon is not waited for.
+    /// Makes an attempt now, if one is due, and says whom to ask: `first` to begin with, then those that announced the
+    /// block, then the others, slow ones last. Where there are others, a node that does not answer soon is not waited
+    /// for.
     pub(super) fn take(
         &mut self,
         now: Instant,
-        others: bool,
-        choose: impl FnOnce(u32) -> Option<NodeId>,
+        nodes: impl Iterator<Item = Candidate>,
+        first: Option<NodeId>,
     ) -> Option<NodeId> {
         if self.due > now {
             return None;
         }
+        let mut nodes: Vec<_> = nodes.collect();
+        nodes.sort_unstable_by_key(|c| (c.slow, Some(c.node) != first, !c.told, c.node));
+        if nodes.iter().all(|c| self.asked.contains(&c.node)) {
+            self.asked.clear();
+        }
+        let chosen = nodes.iter().map(|c| c.node).find(|node| !self.asked.contains(node));
         let patience = PATIENCE_MIN.saturating_mul(1 << self.attempt.min(8)).min(PATIENCE_MAX);
-        self.due = now + if others { patience } else { PATIENCE_MAX };
+        self.due = now + if nodes.len() > 1 { patience } else { PATIENCE_MAX };
         self.under_way += 1;
         self.attempt = self.attempt.saturating_add(1);
-        self.asked = choose(self.attempt - 1);
-        if self.asked.is_none() {
-            self.failed(now);
+        match chosen {
+            Some(node) => self.asked.push(node),
+            None => self.failed(now),
         }
-        self.asked
+        chosen
     }
 
-    /// An attempt failed: another one follows after a doubling wait, unless one is still under way.
+    /// An attempt failed: another one follows after a doubling wait.
     pub(super) fn failed(&mut self, now: Instant) {
         self.under_way = self.under_way.saturating_sub(1);
-        if self.under_way == 0 {
-            let wait = RETRY_MIN.saturating_mul(1 << self.attempt.clamp(1, 10).saturating_sub(1)).min(RETRY_MAX);
-            self.due = now + wait;
-        }
+        let wait = RETRY_MIN.saturating_mul(1 << self.attempt.clamp(1, 10).saturating_sub(1)).min(RETRY_MAX);
+        self.due = if self.under_way == 0 { now + wait } else { self.due.min(now + wait) };
     }
 
     /// How many attempts were made.
@@ -86,56 +91,47 @@ pub(super) struct Candidate {
     pub(super) node: NodeId,
     /// It announced the block.
     pub(super) told: bool,
-    /// It owes an answer to an older question.
-    pub(super) owes: bool,
-}
-
-/// The node to ask: `first` to begin with, then those that announced the block, then the others, in turn; those that owe an
-/// answer only where all do.
-pub(super) fn choose(nodes: impl Iterator<Item = Candidate>, first: Option<NodeId>, attempt: u32) -> Option<NodeId> {
-    let (owing, mut rest): (Vec<_>, Vec<_>) = nodes.partition(|candidate| candidate.owes);
-    if rest.is_empty() {
-        rest = owing;
-    }
-    rest.sort_unstable_by_key(|c| (Some(c.node) != first, !c.told, c.node));
-    (!rest.is_empty()).then(|| rest[attempt as usize % rest.len()].node)
+    /// It was slow to answer of late.
+    pub(super) slow: bool,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn nodes(count: u16, slow: u16) -> impl Iterator<Item = Candidate> {
+        (0..count).map(move |n| Candidate { node: NodeId(n), told: n > 0, slow: n == slow })
+    }
+
     #[test]
-    fn waits_double_and_a_slow_node_is_not_waited_for_where_there_are_others() {
+    fn a_slow_node_is_not_waited_for_where_there_are_others() {
         let start = Instant::now();
         let mut ask = Ask::new(start);
-        let node = |n: u32| Some(NodeId(u16::try_from(n).unwrap()));
-        assert_eq!(ask.take(start, true, node), Some(NodeId(0)));
-        assert_eq!((ask.take(start, true, node), ask.owing(start)), (None, None));
+        assert_eq!(ask.take(start, nodes(2, 9), Some(NodeId(0))), Some(NodeId(0)));
+        assert_eq!((ask.take(start, nodes(2, 9), None), ask.owing(start)), (None, None));
         assert_eq!(ask.due, start + PATIENCE_MIN);
         let later = ask.due;
         assert_eq!(ask.owing(later), Some(NodeId(0)));
-        assert_eq!(ask.take(later, true, node), Some(NodeId(1)), "the answer is slow: another node is asked");
+        assert_eq!(ask.take(later, nodes(2, 0), Some(NodeId(0))), Some(NodeId(1)));
         ask.failed(later);
-        assert_eq!(ask.due, later + PATIENCE_MIN * 2, "one is still under way");
+        assert_eq!(ask.due, later + RETRY_MIN * 2, "a bad answer is not waited out, though one is under way");
         ask.failed(later);
         assert_eq!(ask.due, later + RETRY_MIN * 2);
         let mut alone = Ask::new(start);
-        alone.take(start, false, node);
-        assert_eq!(alone.due, start + PATIENCE_MAX);
+        alone.take(start, nodes(1, 9), None);
         alone.hurry(start);
         assert_eq!(alone.due, start + PATIENCE_MAX, "it is under way");
     }
 
     #[test]
     fn those_that_told_the_block_come_first_then_all_in_turn() {
-        let nodes = |owes: u16| {
-            let candidate = move |n| Candidate { node: NodeId(n), told: n > 0, owes: n == owes };
-            (0..3).map(candidate)
+        let order = |slow| {
+            let mut ask = Ask::new(Instant::now());
+            let mut next = || ask.take(ask.due, nodes(3, slow), Some(NodeId(2))).map(|node| node.0);
+            [next(), next(), next(), next()]
         };
-        let order = |owes| (0..4).map(|n| choose(nodes(owes), Some(NodeId(2)), n).unwrap().0).collect::<Vec<_>>();
-        assert_eq!(order(9), [2, 1, 0, 2]);
-        assert_eq!(order(2), [1, 0, 1, 0]);
-        assert_eq!(choose([].into_iter(), None, 0), None);
+        assert_eq!(order(9), [2, 1, 0, 2].map(Some));
+        assert_eq!(order(2), [1, 0, 2, 1].map(Some));
+        assert_eq!(Ask::new(Instant::now()).take(Instant::now(), nodes(0, 0), None), None);
     }
 }

@@ -19,6 +19,8 @@ use crate::chain::{Header, NodeId, Standing, Undone};
 const RECENT: usize = 256;
 /// How long a node must stand by a step back.
 const SHRINK_STANDS: Duration = Duration::from_secs(2);
+/// How long a node that was slow to answer is asked after the others.
+const SLOW_FOR: Duration = Duration::from_secs(10);
 /// How long after a question without an answer it is asked again.
 const CONFIRM_AGAIN: Duration = Duration::from_secs(1);
 /// A node that said nothing for this long does not hold back another's claim that leads far away.
@@ -46,8 +48,8 @@ struct View {
     recent: VecDeque<B256>,
     lower: Option<Lower>,
     spoke: Instant,
-    /// It was given time to answer something and has not.
-    owes: bool,
+    /// It was given time to answer something and has not: it is asked after the others until then.
+    slow: Option<Instant>,
 }
 
 /// All connected nodes' words.
@@ -82,7 +84,7 @@ impl Views {
     }
 
     pub(super) fn connected(&mut self, node: NodeId, now: Instant) {
-        self.nodes.insert(node, View { tip: None, recent: VecDeque::new(), lower: None, spoke: now, owes: false });
+        self.nodes.insert(node, View { tip: None, recent: VecDeque::new(), lower: None, spoke: now, slow: None });
         self.giver = self.giver.filter(|giver| *giver != node);
     }
 
@@ -92,19 +94,19 @@ impl Views {
     }
 
     /// How each node stands to a question about this block.
-    pub(super) fn candidates(&self, hash: B256) -> impl Iterator<Item = Candidate> {
+    pub(super) fn candidates(&self, hash: B256, now: Instant) -> impl Iterator<Item = Candidate> {
         let candidate = move |(node, view): (&NodeId, &View)| Candidate {
             node: *node,
             told: view.recent.contains(&hash),
-            owes: view.owes,
+            slow: view.slow.is_some_and(|until| until > now),
         };
         self.nodes.iter().map(candidate)
     }
 
-    /// Whether this node owes an answer.
-    pub(super) fn owes(&mut self, node: NodeId, owes: bool) {
+    /// This node was given time to answer something and has not.
+    pub(super) fn is_slow(&mut self, node: NodeId, now: Instant) {
         if let Some(view) = self.nodes.get_mut(&node) {
-            view.owes = owes;
+            view.slow = Some(now + SLOW_FOR);
         }
     }
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use alloy_primitives::B256;
 
-use super::ask::{Ask, choose};
+use super::ask::Ask;
 use super::finality::Finality;
 use super::logs::{Blooms, Incomplete};
 use super::rule::Views;
@@ -187,9 +187,6 @@ impl Tracker {
     /// Takes an observation in and returns what is to be done, in order.
     pub fn observe(&mut self, observation: Observation) -> Vec<Action> {
         let Observation { node, at, what } = observation;
-        if !what.is_without_answer() {
-            self.views.owes(node, false);
-        }
         match what {
             Saying::Connected(header) => self.connected(node, &header, at),
             Saying::Head(header) => self.heard_from(node, &header, at),
@@ -459,27 +456,24 @@ impl Tracker {
     }
 
     fn ask_blocks(&mut self, now: Instant) {
-        let others = self.views.len() > 1;
         for walk in self.walks.values_mut() {
             if let Some(slow) = walk.ask.owing(now) {
-                self.views.owes(slow, true);
+                self.views.is_slow(slow, now);
             }
             let Need { block, count } = walk.need;
-            let choose = |attempt| choose(self.views.candidates(block.hash), Some(walk.node), attempt);
-            if let Some(node) = walk.ask.take(now, others, choose) {
+            if let Some(node) = walk.ask.take(now, self.views.candidates(block.hash, now), Some(walk.node)) {
                 self.actions.push(Action::FetchBlocks { node, block, count });
             }
         }
     }
 
     fn ask_logs(&mut self, now: Instant) {
-        let (others, giver) = (self.views.len() > 1, self.views.giver());
+        let giver = self.views.giver();
         for (hash, ask) in self.window.wanted() {
             if let Some(slow) = ask.owing(now) {
-                self.views.owes(slow, true);
+                self.views.is_slow(slow, now);
             }
-            let choose = |attempt| choose(self.views.candidates(hash), giver, attempt);
-            if let Some(node) = ask.take(now, others, choose) {
+            if let Some(node) = ask.take(now, self.views.candidates(hash, now), giver) {
                 self.actions.push(Action::FetchLogs(node, hash));
             }
         }
