@@ -95,7 +95,7 @@ fn attend(shard: &Rc<Shard>, now: Instant) {
             state.attention.remove(&key);
             continue;
         };
-        held += outbox.bytes.len();
+        held += outbox.bytes.own();
         full += 1;
         let verdict = verdict(shard, conn, oldest, now);
         drop(state);
