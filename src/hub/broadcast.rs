@@ -45,7 +45,7 @@ pub(super) async fn deliver(shard: &Rc<Shard>, entry: &Arc<Entry>) {
     let started = Instant::now();
     let plan = {
         let mut state = shard.state.borrow_mut();
-        state.take_up(entry, shard.options.lag_max_blocks);
+        state.take_up(entry);
         plan(&state, entry)
     };
     if matches!(entry.update, Update::Gap) {
@@ -226,13 +226,10 @@ fn merge<'a>(several: impl Iterator<Item = &'a Delivery>, batches: &[Batch]) -> 
 
 impl State {
     /// From now on, who subscribes is owed what follows this entry.
-    fn take_up(&mut self, entry: &Entry, lag_max_blocks: u64) {
+    fn take_up(&mut self, entry: &Entry) {
         self.seq = entry.seq;
         if matches!(entry.update, Update::Head(_)) {
-            self.recent_heads.push_back(entry.seq);
-            if self.recent_heads.len() as u64 > lag_max_blocks {
-                self.recent_heads.pop_front();
-            }
+            self.lag.head(entry.seq);
         }
     }
 }

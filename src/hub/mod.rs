@@ -20,6 +20,7 @@ mod broadcast;
 mod catchup;
 mod conn;
 mod frame;
+mod lag;
 mod shard;
 mod socket;
 mod streams;
@@ -84,7 +85,7 @@ impl StreamKey {
 pub struct Options {
     /// Most bytes held for one client alone, when an answer is added.
     pub outbox_max_bytes: usize,
-    /// How many blocks a client may be behind.
+    /// How many blocks a client may be behind, not counting those of the last 5 seconds.
     pub lag_max_blocks: u64,
     /// How long a client may be behind.
     pub lag_max: Duration,

@@ -4,7 +4,7 @@
 //! for the journal call them. Owns the connections' outgoing bytes.
 
 use std::cell::RefCell;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::conn::{Closing, Conn, ConnKey, Ordinals, Sub, Written};
+use super::lag::Lag;
 use super::streams::{Member, Streams, SubId};
 use super::{Options, Socket, StreamKey, broadcast as walk, frame, timers};
 use crate::chain::FeedEvent;
@@ -56,8 +57,7 @@ pub(super) struct State {
     pub(super) streams: Streams,
     /// Number of the last entry that was taken up.
     pub(super) seq: u64,
-    /// Numbers of the last entries with heads, oldest first: as many as a client may be behind.
-    pub(super) recent_heads: VecDeque<u64>,
+    pub(super) lag: Lag,
     /// Connections with an outbox or a close under way.
     pub(super) attention: BTreeSet<ConnKey>,
     pub(super) wheel: timers::Wheel,
@@ -81,7 +81,7 @@ impl Shard {
             generation: 0,
             streams: Streams::new(),
             seq: tail.position(),
-            recent_heads: VecDeque::new(),
+            lag: Lag::new(options.lag_max_blocks),
             attention: BTreeSet::new(),
             wheel: timers::Wheel::new(&options),
             shown: (0, 0),
