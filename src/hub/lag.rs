@@ -12,7 +12,8 @@ pub(super) const GRACE_SECONDS: usize = 5;
 /// The rule for one shard's clients.
 #[derive(Debug)]
 pub(super) struct Lag {
-    lag_max_blocks: u64,
+    /// How many blocks a client may be behind.
+    most: u64,
     /// Entries of the newest head and of those before it, as many as are allowed, oldest first.
     heads: VecDeque<u64>,
     /// The entry that each of the last seconds asks for, oldest first.
@@ -22,21 +23,21 @@ pub(super) struct Lag {
 }
 
 impl Lag {
-    pub(super) fn new(lag_max_blocks: u64) -> Self {
-        Self { lag_max_blocks, heads: VecDeque::new(), seconds: VecDeque::new(), due: 0 }
+    pub(super) fn new(most: u64) -> Self {
+        Self { most, heads: VecDeque::new(), seconds: VecDeque::new(), due: 0 }
     }
 
     /// This entry is a head.
     pub(super) fn head(&mut self, seq: u64) {
         self.heads.push_back(seq);
-        if self.heads.len() as u64 > self.lag_max_blocks.saturating_add(1) {
+        if self.heads.len() as u64 > self.most.saturating_add(1) {
             self.heads.pop_front();
         }
     }
 
     /// A second has passed.
     pub(super) fn second(&mut self) {
-        let all = self.heads.len() as u64 > self.lag_max_blocks;
+        let all = self.heads.len() as u64 > self.most;
         self.seconds.push_back(self.heads.front().copied().filter(|_| all).unwrap_or(0));
         if self.seconds.len() > GRACE_SECONDS {
             self.due = self.seconds.pop_front().expect("it is not empty");
