@@ -14,13 +14,17 @@ use super::catchup::Cut;
 use super::conn::{Conn, ConnKey, Place, Written};
 use super::frame::{Batch, BatchBuilder};
 use super::shard::State;
-use super::streams::Group;
+use super::streams::{Group, Member};
 use super::{Shard, StreamKey, frame};
 use crate::chain::{FeedEvent, Log};
 use crate::journal::{Entry, Update};
 
 /// Writes between two yields: about a millisecond of `send` calls. Few in tests, so that much happens in between.
 const PORTION: usize = if cfg!(test) { 4 } else { 128 };
+
+/// A result of more bytes is not encoded for each stream that wants it: no socket takes it at once, so who wants it has
+/// to catch up with it anyway, and catching up does not copy it. Few in tests, so that it happens.
+const ENCODED_MAX: usize = if cfg!(test) { 6_000 } else { 256 * 1024 };
 
 /// One subscription that gets a batch.
 #[derive(Debug, Clone, Copy)]
@@ -35,8 +39,8 @@ struct Delivery {
 struct Plan {
     batches: Vec<Batch>,
     deliveries: Vec<Delivery>,
-    /// Connections whose part of an undo is not that of the others: they joined in the middle of what is undone. They catch
-    /// up with it, each for itself.
+    /// Connections that catch up with the entry, each for itself: they want what is too large to encode, or joined in the
+    /// middle of what is undone, so that their part of it is not that of the others.
     alone: Vec<ConnKey>,
 }
 
@@ -79,8 +83,9 @@ async fn write_plan(shard: &Rc<Shard>, entry: &Entry, plan: &Plan) {
         shard.count_delivered(entry, frames);
         tokio::task::yield_now().await;
     }
-    for key in &plan.alone {
-        walk.put_off(*key);
+    for portion in plan.alone.chunks(PORTION) {
+        portion.iter().for_each(|key| walk.put_off(*key));
+        tokio::task::yield_now().await;
     }
 }
 
@@ -143,7 +148,7 @@ impl Walk<'_> {
         Some(conn)
     }
 
-    /// Leaves a connection whose part of the entry is not that of the others to catch up with it.
+    /// Leaves a connection to catch up with the entry.
     fn put_off(&self, key: ConnKey) {
         let mut state = self.shard.state.borrow_mut();
         if self.live(&mut state, key).is_some() {
@@ -250,8 +255,19 @@ impl Plan {
         self.deliveries.extend(group.members.iter().map(|m| Delivery { conn: m.conn, n: m.n, batch: number }));
     }
 
-    /// Brings the deliveries of a connection together where there may be several.
+    /// Leaves members of a stream to catch up.
+    fn leave<'a>(&mut self, members: impl Iterator<Item = &'a Member>) {
+        self.alone.extend(members.map(|m| m.conn));
+    }
+
+    /// Takes out who catches up, and brings the deliveries of a connection together where there may be several.
     fn ordered(mut self) -> Self {
+        if !self.alone.is_empty() {
+            self.alone.sort_unstable();
+            self.alone.dedup();
+            let Self { deliveries, alone, .. } = &mut self;
+            deliveries.retain(|d| alone.binary_search(&d.conn).is_err());
+        }
         if self.batches.len() > 1 {
             self.deliveries.sort_unstable_by_key(|d| (d.conn, d.n));
         }
@@ -283,7 +299,12 @@ fn matches<'a>(state: &State, logs: impl Iterator<Item = &'a Log>) -> Vec<(u32, 
 fn plan_logs(state: &State, logs: &[Log]) -> Plan {
     let mut plan = Plan::default();
     for hits in matches(state, logs.iter()).chunk_by(|a, b| a.0 == b.0) {
-        for group in &state.streams.get(hits[0].0).groups {
+        let groups = &state.streams.get(hits[0].0).groups;
+        if hits.iter().any(|(_, item)| logs[*item as usize].json.len() > ENCODED_MAX) {
+            plan.leave(groups.iter().flat_map(|group| &group.members));
+            continue;
+        }
+        for group in groups {
             let mut batch = BatchBuilder::default();
             hits.iter().for_each(|(_, item)| batch.push(*item, &group.id, &logs[*item as usize].json));
             plan.add(group, batch.build());
@@ -300,23 +321,24 @@ fn plan_undo(state: &State, entry: &Entry) -> Plan {
     let mut json: Vec<Option<Vec<u8>>> = vec![None; logs.len()];
     let mut plan = Plan::default();
     for hits in matches(state, logs.iter().map(|(log, _)| *log)).chunk_by(|a, b| a.0 == b.0) {
+        let groups = &state.streams.get(hits[0].0).groups;
+        if hits.iter().any(|(_, item)| logs[*item as usize].0.json.len() > ENCODED_MAX) {
+            plan.leave(groups.iter().flat_map(|group| &group.members));
+            continue;
+        }
         let first = hits.iter().map(|(_, item)| logs[*item as usize].1).min().expect("a chunk is not empty");
         for (_, item) in hits {
             json[*item as usize].get_or_insert_with(|| logs[*item as usize].0.removed_parts().concat());
         }
-        for group in &state.streams.get(hits[0].0).groups {
+        for group in groups {
             let mut batch = BatchBuilder::default();
             for (_, item) in hits {
                 batch.push(*item, &group.id, json[*item as usize].as_ref().expect("just made"));
             }
             plan.add(group, batch.build());
-            plan.alone.extend(group.members.iter().filter(|m| m.since > first).map(|m| m.conn));
+            plan.leave(group.members.iter().filter(|m| m.since > first));
         }
     }
-    plan.alone.sort_unstable();
-    plan.alone.dedup();
-    let Plan { deliveries, alone, .. } = &mut plan;
-    deliveries.retain(|d| alone.binary_search(&d.conn).is_err());
     plan.ordered()
 }
 
