@@ -127,7 +127,7 @@ impl World {
             0..14 => self.model.head(&mut self.rng, &self.journal),
             14..30 => self.model.logs(&self.journal),
             30..33 => self.model.undo(&mut self.rng, &self.journal),
-            33..36 => self.feeds.send(self.model.feed_event()).map(drop).unwrap_or_default(),
+            33..36 => self.feeds.send(self.model.feed_event(&mut self.rng)).map(drop).unwrap_or_default(),
             36..44 if self.clients[at].closed_by.is_none() => {
                 let want = Want::any(&mut self.rng);
                 self.subscribe_to(at, want);

@@ -195,10 +195,11 @@ impl Model {
         self.tell(journal, Told::Gap, ChainUpdate::Gap);
     }
 
-    /// The next best-effort event: a number that grows.
-    pub(super) fn feed_event(&mut self) -> FeedEvent {
+    /// The next best-effort event: a number that grows, behind some blanks.
+    pub(super) fn feed_event(&mut self, rng: &mut StdRng) -> FeedEvent {
         self.events += 1;
-        FeedEvent { feed: feed(), json: Bytes::from(self.events.to_string()) }
+        let blanks = pad(rng).replace('x', " ");
+        FeedEvent { feed: feed(), json: Bytes::from(format!("{blanks}{}", self.events)) }
     }
 
     /// The next frame that a subscription is owed from `at` on; `since` is the first entry that it is owed.
