@@ -24,7 +24,7 @@ const PORTION: usize = if cfg!(test) { 4 } else { 128 };
 
 /// A result of more bytes is not encoded for each stream that wants it: no socket takes it at once, so who wants it has
 /// to catch up with it anyway, and catching up does not copy it. Few in tests, so that it happens.
-const ENCODED_MAX: usize = if cfg!(test) { 6_000 } else { 256 * 1024 };
+const ENCODED_MAX: usize = if cfg!(test) { 7_800 } else { 256 * 1024 };
 
 /// One subscription that gets a batch.
 #[derive(Debug, Clone, Copy)]

@@ -10,7 +10,7 @@ const HUGE: usize = 1_000_000;
 const OWN_MAX: usize = 70_000;
 
 impl World {
-    async fn with(options: Options, wants: &[&[Want]]) -> Self {
+    fn with(options: Options, wants: &[&[Want]]) -> Self {
         let mut world = Self::new(1, options);
         for (at, wants) in wants.iter().enumerate() {
             let client = world.connect();
@@ -66,7 +66,7 @@ fn a_huge_log_is_not_held_for_each_client() {
         let all = Want::Logs(None, None);
         let wants: [&[Want]; 6] =
             [&[all], &[all], &[all], &[all, all, Want::Heads], &[Want::Logs(Some(0), None)], &[all, Want::Heads]];
-        let mut world = World::with(options(), &wants).await;
+        let mut world = World::with(options(), &wants);
         let (mut own, mut waiting) = (0, 0);
         for round in 0..4 {
             world.model.huge(&mut world.rng, &world.journal, HUGE);
@@ -96,7 +96,7 @@ fn a_huge_log_is_not_held_for_each_client() {
 fn what_is_shared_does_not_count_against_answers() {
     in_a_shard_thread(async {
         let options = Options { outbox_max_bytes: 100_000, ..options() };
-        let mut world = World::with(options, &[&[Want::Logs(None, None)]]).await;
+        let mut world = World::with(options, &[&[Want::Logs(None, None)]]);
         world.model.huge(&mut world.rng, &world.journal, HUGE);
         world.model.logs(&world.journal);
         world.quiet().await;
@@ -107,7 +107,7 @@ fn what_is_shared_does_not_count_against_answers() {
             world.shard.send(key, answer.as_bytes());
         }
         assert!(!world.is_closing(0));
-        world.shard.send(key, &[b'x'; 40_000]);
+        world.shard.send(key, &vec![b'x'; 40_000]);
         world.clients[0].closed_by = Some(1013);
         assert!(world.is_closing(0), "three do not fit");
         world.settle().await;
@@ -121,7 +121,7 @@ fn a_burst_counts_against_nobody_who_reads_within_the_grace() {
     in_a_shard_thread(async {
         tokio::time::pause();
         let options = Options { lag_max_blocks: 64, ..options() };
-        let mut world = World::with(options, &[&[Want::Heads], &[Want::Heads]]).await;
+        let mut world = World::with(options, &[&[Want::Heads], &[Want::Heads]]);
         world.seconds(30).await;
         world.heads(1_000);
         world.quiet().await;
@@ -149,7 +149,7 @@ fn who_does_not_keep_up_is_closed_as_many_blocks_behind_as_are_allowed_and_the_g
     in_a_shard_thread(async {
         tokio::time::pause();
         let options = Options { lag_max_blocks: 8, ..options() };
-        let mut world = World::with(options, &[&[Want::Heads]]).await;
+        let mut world = World::with(options, &[&[Want::Heads]]);
         let mut next = 0;
         while !world.is_closing(0) {
             world.heads(1);
