@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::calls::{self, Calls};
-use crate::chain::ChainUpdate;
+use crate::chain::{ChainUpdate, Observation};
 use crate::hub;
 use crate::ingest::{self, Ingest, Tracker};
 use crate::journal::{self, Journal};
@@ -26,6 +26,8 @@ use crate::upstream::{self, DemandHandle, Ears, State};
 
 /// Observations that wait for the ingest.
 const OBSERVATIONS: usize = 1024;
+/// What the ingest listens to.
+pub(crate) type Heard = mpsc::Receiver<Observation>;
 /// Best-effort events that wait for a shard.
 const FEED_EVENTS: usize = 4096;
 
@@ -42,6 +44,8 @@ pub struct Chain {
     pub journal: journal::Options,
     /// Bounds of calls.
     pub calls: calls::Options,
+    /// Kinds of subscription that are handed to a node as they stand.
+    pub passed: Arc<[String]>,
 }
 
 /// The whole gateway.
@@ -180,11 +184,25 @@ async fn shut_down(
 }
 
 /// Starts the nodes and the ingest of one chain.
-pub(crate) fn start_chain(
+fn start_chain(chain: &Chain, metrics: &Metrics, stop: &CancellationToken, tasks: &mut JoinSet<()>) -> server::Chain {
+    start_chain_through(chain, metrics, stop, tasks, Seams { heard: |heard| heard, publish: |publish| publish })
+}
+
+/// What stands at the two ends of the ingest. Nothing, but where the simulation puts something.
+pub(crate) struct Seams<H, P> {
+    /// Between the nodes and the ingest.
+    pub(crate) heard: H,
+    /// Between the ingest and the journal.
+    pub(crate) publish: P,
+}
+
+/// Starts one chain with something at its seams.
+pub(crate) fn start_chain_through(
     chain: &Chain,
     metrics: &Metrics,
     stop: &CancellationToken,
     tasks: &mut JoinSet<()>,
+    seams: Seams<impl FnOnce(Heard) -> Heard, impl FnOnce(ingest::Publish) -> ingest::Publish>,
 ) -> server::Chain {
     let (observations, heard) = mpsc::channel(OBSERVATIONS);
     let feeds = upstream::FeedSink::new(broadcast::Sender::new(FEED_EVENTS));
@@ -205,14 +223,14 @@ pub(crate) fn start_chain(
     };
     let ingest = Ingest {
         chain: name.clone(),
-        observations: heard,
+        observations: (seams.heard)(heard),
         pool,
         tracker: Tracker::new(chain.ingest.clone()),
-        publish,
+        publish: (seams.publish)(publish),
         metrics: metrics.clone(),
     };
     tasks.spawn(ingest.run(stop.clone()));
-    server::Chain { name, journal, feeds: feeds.sender().clone(), demand, calls }
+    server::Chain { name, journal, feeds: feeds.sender().clone(), demand, calls, passed: chain.passed.clone() }
 }
 
 /// Starts the shard threads, each with a runtime of its own. They end on the first token; the second is cancelled when
@@ -284,8 +302,12 @@ struct Ready {
 
 impl Ready {
     fn chain(&self, calls: &Calls) -> Result<(), String> {
-        if !calls.pool().nodes().iter().any(|node| node.state() == State::Up) {
+        let mut up = calls.pool().nodes().iter().filter(|node| node.state() == State::Up).peekable();
+        if up.peek().is_none() {
             return Err("no node is connected".into());
+        }
+        if up.all(|node| node.is_syncing()) {
+            return Err("all nodes are syncing".into());
         }
         match calls.head_age() {
             None => Err("no head yet".into()),

@@ -227,10 +227,46 @@ pub enum Saying {
     Head(Arc<Header>),
     /// The connection is gone.
     Lost,
-    /// A block that was asked for by hash; `None` if the node does not have it or could not be asked.
-    Block(B256, Option<Arc<Header>>),
+    /// Blocks that were asked for, the one with this hash first among them; none of what the node does not have, and
+    /// none at all if it could not be asked.
+    Blocks(B256, Vec<Arc<Header>>),
     /// The logs of a block that were asked for by hash; `None` if the node could not say.
     Logs(B256, Option<Vec<Log>>),
+    /// Where it stands, asked under this number because it seemed to go back; `None` if it could not say.
+    Stands(u64, Option<Standing>),
+    /// Its `eth_blockNumber`, asked because it was silent; `None` if it gave no answer.
+    Height(Option<u64>),
+    /// Its `safe` and `finalized` blocks; `None` where it has none.
+    Finality {
+        /// The block with the tag `safe`.
+        safe: Option<BlockRef>,
+        /// The block with the tag `finalized`.
+        finalized: Option<BlockRef>,
+    },
+}
+
+impl Saying {
+    /// Whether it says no more than that an answer did not come.
+    #[must_use]
+    pub fn is_without_answer(&self) -> bool {
+        match self {
+            Self::Blocks(_, blocks) => blocks.is_empty(),
+            Self::Logs(_, logs) => logs.is_none(),
+            Self::Stands(_, standing) => standing.is_none(),
+            Self::Height(height) => height.is_none(),
+            Self::Finality { safe, finalized } => safe.is_none() && finalized.is_none(),
+            Self::Connected(_) | Self::Head(_) | Self::Lost => false,
+        }
+    }
+}
+
+/// A node's latest block, and whether it is still syncing.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    /// Its latest block.
+    pub latest: Arc<Header>,
+    /// Whether `eth_syncing` is anything but `false`.
+    pub syncing: bool,
 }
 
 /// A block that left the chain, with the logs that had been published of it.
@@ -258,6 +294,21 @@ pub enum ChainUpdate {
 /// A stream that is passed through from the nodes as it comes, best effort: the raw params of its `eth_subscribe`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Feed(pub Arc<str>);
+
+impl Feed {
+    /// Whether it is of this kind, the first of the params.
+    #[must_use]
+    pub fn is_of(&self, kind: &str) -> bool {
+        let rest = self.0.strip_prefix("[\"").and_then(|rest| rest.strip_prefix(kind));
+        rest.is_some_and(|rest| rest.starts_with('"'))
+    }
+
+    /// Whether it is merged over all nodes: each of its events is told once. Others come from one node at a time.
+    #[must_use]
+    pub fn is_merged(&self) -> bool {
+        self.is_of("newPendingTransactions")
+    }
+}
 
 /// One event of a [`Feed`].
 #[derive(Debug, Clone)]

@@ -3,6 +3,7 @@
 //! The modules below stand in the order of an event's path and of their dependencies: a module may use
 //! only those above it, and `tests/it/tidy.rs` checks that. `docs/ARCHITECTURE.md` explains the map.
 
+mod planted;
 pub mod metrics;
 pub mod rpc;
 pub mod close;
@@ -20,3 +21,6 @@ pub mod config;
 pub mod devnode;
 pub mod bench;
 pub mod cli;
+
+#[cfg(test)]
+mod sim;

@@ -59,15 +59,24 @@ metrics! {
     upstream_call_seconds: HistogramVec("chaincast_upstream_call_duration_seconds", "Time until the node answered a call", &["chain", "upstream"], CALL_BUCKETS);
     upstream_malformed: IntCounterVec("chaincast_upstream_malformed_total", "Messages of the node that could not be read", &["chain", "upstream"]);
 
+    upstream_stalled: IntGaugeVec("chaincast_upstream_stalled", "1 while the node is behind the others", &["chain", "upstream"]);
+    upstream_breaker: IntGaugeVec("chaincast_upstream_breaker_open", "1 while the node fails calls and gets single ones only", &["chain", "upstream"]);
+    upstream_set_aside: IntCounterVec("chaincast_upstream_set_aside_total", "Times the node was not believed and left alone for a while, by reason", &["chain", "upstream", "reason"]);
+
     head_block: IntGaugeVec("chaincast_head_block", "Number of the head that was published last", &["chain"]);
     head_seen: GaugeVec("chaincast_head_published_timestamp_seconds", "When the last head was published, seconds since 1970", &["chain"]);
     heads: IntCounterVec("chaincast_heads_published_total", "Heads published", &["chain"]);
     logs: IntCounterVec("chaincast_logs_published_total", "Logs published", &["chain"]);
     logs_removed: IntCounterVec("chaincast_logs_removed_total", "Logs of undone blocks that had been published", &["chain"]);
     reorgs: IntCounterVec("chaincast_reorgs_total", "Reorgs by depth", &["chain", "depth"]);
-    gaps: IntCounterVec("chaincast_gaps_total", "Times the stream could not be kept exact and subscribers were closed", &["chain"]);
+    gaps: IntCounterVec("chaincast_gaps_total", "Times the stream could not be kept exact and subscribers were closed, by cause", &["chain", "cause"]);
     logs_retries: IntCounterVec("chaincast_logs_retries_total", "Times the logs of a block were asked for again, by cause", &["chain", "cause"]);
     logs_waiting: IntGaugeVec("chaincast_logs_waiting_blocks", "Published heads whose logs are not published yet", &["chain"]);
+    logs_late: IntGaugeVec("chaincast_logs_late", "1 while the logs of a block stay incomplete and hold back those after it", &["chain"]);
+    blooms_empty: IntGaugeVec("chaincast_blooms_empty", "1 where header blooms say nothing about the logs", &["chain"]);
+    silent: IntGaugeVec("chaincast_silent", "1 while no node has announced a head for four block times", &["chain"]);
+    block_time: GaugeVec("chaincast_block_time_seconds", "The usual time between blocks, learnt from the last ones", &["chain"]);
+    final_block: IntGaugeVec("chaincast_final_block", "Number of the safe or finalized block, by tag", &["chain", "tag"]);
     feed_events: IntCounterVec("chaincast_feed_events_total", "Best-effort events (pending transactions, syncing) by outcome", &["chain", "outcome"]);
 
     connections: IntGauge("chaincast_connections", "Open TCP connections on the public listener");

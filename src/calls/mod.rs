@@ -276,7 +276,13 @@ async fn ask(pool: Arc<Pool>, outgoing: Outgoing, wait: Duration, once: bool) ->
             return last.unwrap_or_else(|| Err(rpc::internal_error("no node can answer at the moment")));
         };
         let left = ends.saturating_duration_since(Instant::now());
-        let result = node.call(outgoing.method, Some(&outgoing.params), left).await;
+        let result = tokio::select! {
+            result = node.call(outgoing.method, Some(&outgoing.params), left) => result,
+            // Only a call that another node could answer as well is given up.
+            () = node.falls_behind(), if !once && pool.nodes().len() > 1 => {
+                Err(CallError::Unavailable("the node fell behind".into()))
+            }
+        };
         tried.push(node.id());
         last = Some(match result {
             Ok(raw) if outgoing.announced && raw.get() == "null" => Err(rpc::timeout()),
@@ -284,6 +290,10 @@ async fn ask(pool: Arc<Pool>, outgoing: Outgoing, wait: Duration, once: bool) ->
             Err(CallError::Node(error)) if outgoing.announced && says_unknown(&error) => Err(error),
             Err(CallError::Node(error)) => return Err(error),
             Err(CallError::Timeout) => return Err(rpc::timeout()),
+            // It was not sent: another node may have room.
+            Err(CallError::OverBudget(wait)) => {
+                Err(rpc::limit("upstream_calls", "chain", u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)))
+            }
             Err(CallError::Unavailable(_)) if once => return Err(rpc::internal_error("the node could not be asked")),
             Err(CallError::Unavailable(_)) => Err(rpc::internal_error("the node could not be asked")),
         });

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use super::keys::{Keys, Limits};
+use super::keys::{Blooms, Keys, Limits};
 use crate::upstream::NodeUrl;
 use crate::{app, calls, filter, hub, ingest, journal, rpc, server, session, upstream};
 
@@ -49,7 +49,13 @@ fn chain(keys: &Keys, name: &str) -> app::Chain {
             chain_id: chain.chain_id,
             connect_timeout: up.connect_timeout.0,
             call_timeout: up.call_timeout.0,
-            calls_in_flight: up.calls_in_flight,
+            calls: upstream::Rates {
+                per_second: up.calls_per_second,
+                burst: up.calls_burst,
+                in_flight: up.calls_in_flight,
+            },
+            subscribe_max: up.subscribe_max,
+            seed: None,
             message_max_bytes: up.message_max_bytes,
             backoff_min: up.backoff_min.0,
             backoff_max: up.backoff_max.0,
@@ -59,7 +65,14 @@ fn chain(keys: &Keys, name: &str) -> app::Chain {
             window: up.reorg_max_blocks,
             window_bytes: up.reorg_max_bytes,
             logs_in_flight: up.logs_in_flight,
+            logs_alarm: up.logs_alarm.0,
             logs_wait: up.logs_wait_max.0,
+            finality_every: up.finality_interval.0,
+            blooms: match chain.blooms {
+                Blooms::Detect => ingest::Blooms::Unknown,
+                Blooms::Real => ingest::Blooms::Real,
+                Blooms::Empty => ingest::Blooms::Empty,
+            },
         },
         journal: journal::Options { entries: keys.history.entries, bytes: keys.history.bytes },
         calls: calls::Options {
@@ -71,6 +84,7 @@ fn chain(keys: &Keys, name: &str) -> app::Chain {
             cache_max_bytes: keys.calls.cache_max_bytes,
             status: keys.server.page,
         },
+        passed: chain.pass_subscriptions.clone().into(),
     }
 }
 
@@ -112,11 +126,13 @@ fn session_options(limits: &Limits) -> session::Options {
             },
             filter: filter::Bounds { addresses: limits.filter_addresses, topics: limits.filter_topics },
             batch_answer: limits.batch_answer_max_bytes,
+            passed: [].into(),
         },
         message_max_bytes: limits.message_max_bytes,
         message_max_fragments: limits.message_max_fragments,
         message_timeout: limits.message_timeout.0,
         calls_in_flight: limits.calls_in_flight,
+        feeds_max: limits.feeds,
         held_max_bytes: limits.outbox_max_bytes / 2,
     }
 }
@@ -185,6 +201,7 @@ fn check_zeros(keys: &Keys, mistakes: &mut Vec<String>) {
         ("upstream.calls_in_flight", keys.upstream.calls_in_flight == 0),
         ("upstream.backoff_min", keys.upstream.backoff_min.0.is_zero()),
         ("upstream.silence_max", keys.upstream.silence_max.0.is_zero()),
+        ("upstream.finality_interval", keys.upstream.finality_interval.0.is_zero()),
         ("limits.message_max_fragments", keys.limits.message_max_fragments == 0),
         ("limits.handshakes_max", keys.limits.handshakes_max == 0),
         ("limits.header_timeout", keys.limits.header_timeout.0.is_zero()),
@@ -231,6 +248,12 @@ fn check(keys: &Keys, mistakes: &mut Vec<String>) {
     }
     let mut seen: HashMap<&str, &String> = HashMap::new();
     for (name, chain) in &keys.chain {
+        for kind in &chain.pass_subscriptions {
+            if ["newHeads", "newBlockHeaders", "logs", "newPendingTransactions", "syncing", ""].contains(&kind.as_str())
+            {
+                wrong(&format!("chain.{name}.pass_subscriptions"), format!("{kind:?} is served anyway, or is no kind"));
+            }
+        }
         let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
         if name.is_empty() || name.len() > 32 || !name.chars().all(plain) {
             wrong(&format!("chain.{name}"), "a chain's name is its path: a-z, 0-9, - and _, at most 32".into());

@@ -71,6 +71,7 @@ macro_rules! section {
         $(#[$meta])*
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
         #[serde(default)]
+        #[allow(clippy::struct_field_names)] // The keys are named for who writes the file.
         #[allow(missing_docs)] // config/chaincast.toml explains each key; a test holds the two together.
         pub struct $name { $(pub $field: $type,)* }
 
@@ -150,6 +151,7 @@ section! {
         subscriptions_per_connection: usize = 32,
         subscriptions_per_address: usize = 1_000,
         subscribes_per_second: NonZeroU32 = number(5),
+        feeds: usize = 64,
         filter_addresses: usize = 100,
         filter_topics: usize = 100,
         calls_per_second: NonZeroU32 = number(20),
@@ -172,13 +174,18 @@ section! {
     Upstream {
         connect_timeout: Span = secs(10),
         call_timeout: Span = secs(10),
+        subscribe_max: usize = 0,
         calls_in_flight: usize = 256,
+        calls_per_second: NonZeroU32 = number(2_000),
+        calls_burst: NonZeroU32 = number(4_000),
         message_max_bytes: u32 = 67_108_864,
         backoff_min: Span = millis(100),
         backoff_max: Span = secs(5),
         silence_max: Span = secs(20),
         logs_in_flight: usize = 8,
+        logs_alarm: Span = secs(5),
         logs_wait_max: Span = secs(60),
+        finality_interval: Span = secs(6),
         reorg_max_blocks: usize = 1_024,
         reorg_max_bytes: usize = 268_435_456,
     }
@@ -220,10 +227,24 @@ section! {
     }
 }
 
+/// What is known of a chain's header blooms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Blooms {
+    /// Nothing: it is found out.
+    Detect,
+    /// They are true.
+    Real,
+    /// They are empty whatever logs there are, as on some L2s.
+    Empty,
+}
+
 section! {
     /// `[chain.<name>]`
     Chain {
         upstreams: Upstreams = Upstreams::default(),
         chain_id: Option<u64> = None,
+        blooms: Blooms = Blooms::Detect,
+        pass_subscriptions: Vec<String> = Vec::new(),
     }
 }

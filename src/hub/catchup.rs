@@ -15,6 +15,7 @@ use super::shard::State;
 use super::{Shard, Socket, StreamKey, SubId};
 use crate::close::Reason;
 use crate::journal::{Entry, Update};
+use crate::planted::{self, Bug};
 
 /// Bytes that are encoded ahead for a client that is behind.
 const PIECE: usize = 64 * 1024;
@@ -75,7 +76,7 @@ impl Shard {
             }
             Some(place) if place.seq > state.seq => {
                 conn.outbox = None;
-                conn.next_seq = place.seq;
+                conn.next_seq = place.seq + u64::from(planted::is(Bug::LoseCaughtUp));
                 Left::Nothing
             }
             Some(place) => {
@@ -98,7 +99,8 @@ impl Shard {
         if cut.written > 0 {
             refill(state, key, cut.place, entry, 1);
             let outbox = state.conns[key.slot as usize].outbox.as_mut().expect("it was just made");
-            outbox.bytes.advance(cut.written);
+            let gone = if planted::is(Bug::DropRestOfFrame) { outbox.bytes.len() } else { cut.written };
+            outbox.bytes.advance(gone);
         }
         self.attend(state, key);
     }
@@ -161,7 +163,8 @@ fn frames_of(
                 .flat_map(|(logs, published)| logs.logs.iter().rev().map(move |log| (log, *published)));
             (0u32..).zip(logs).skip(from.item as usize).find_map(|(item, (log, published))| {
                 let wants = |sub: &&Sub| {
-                    sub.since <= published && matches!(key(sub), StreamKey::Logs(filter) if filter.matches(log))
+                    let was_told = sub.since <= published || planted::is(Bug::RemovedToStrangers);
+                    was_told && matches!(key(sub), StreamKey::Logs(filter) if filter.matches(log))
                 };
                 let removed = std::cell::OnceCell::new();
                 let mut subs = conn.subs.iter().filter(wants);

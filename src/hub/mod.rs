@@ -63,8 +63,8 @@ impl StreamKey {
         match self {
             Self::Heads => "newHeads",
             Self::Logs(_) => "logs",
-            Self::Feed(feed) if feed.0.contains("newPendingTransactions") => "newPendingTransactions",
-            Self::Feed(feed) if feed.0.contains("syncing") => "syncing",
+            Self::Feed(feed) if feed.is_of("newPendingTransactions") => "newPendingTransactions",
+            Self::Feed(feed) if feed.is_of("syncing") => "syncing",
             Self::Feed(_) => "other",
         }
     }

@@ -22,6 +22,7 @@ use crate::chain::FeedEvent;
 use crate::close::Reason;
 use crate::journal::{Journal, Tail, Trimmed};
 use crate::metrics::Metrics;
+use crate::planted::{self, Bug};
 
 /// Called with a feed's key when its first or last listener on the shard comes or goes.
 pub type FeedListeners = Box<dyn Fn(&crate::chain::Feed, bool)>;
@@ -115,6 +116,9 @@ impl Shard {
                     Ok(None) => return,
                     Err(Trimmed { .. }) => {
                         tail.skip_to_end();
+                        if planted::is(Bug::ContinueAfterLag) {
+                            continue;
+                        }
                         self.fall_behind(tail.position());
                     }
                 },
@@ -224,6 +228,9 @@ impl Shard {
 
     /// Ends a subscription of this connection. Returns whether there was one.
     pub fn unsubscribe(&self, key: ConnKey, id: &str) -> bool {
+        if planted::is(Bug::KeepUnsubscribed) {
+            return true;
+        }
         let sub = {
             let mut state = self.state.borrow_mut();
             let Some(conn) = state.conn(key) else { return false };

@@ -6,6 +6,7 @@
 use alloy_primitives::Bloom;
 
 use crate::chain::{Header, Log, accrue};
+use crate::planted::{self, Bug};
 
 /// What is known of a chain's header blooms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -59,6 +60,12 @@ impl Blooms {
         }
     }
 
+    /// Whether a header can be used: where blooms are true, one without a bloom lacks what its logs are judged by.
+    #[must_use]
+    pub fn fits(self, header: &Header) -> bool {
+        self != Self::Real || header.bloom.is_some()
+    }
+
     /// Whether the header alone proves that its block has no logs.
     #[must_use]
     pub fn proves_none(self, header: &Header) -> bool {
@@ -74,7 +81,8 @@ impl Blooms {
             return Err(Incomplete::Indexes);
         }
         let Some(bloom) = &header.bloom else { return Ok(()) };
-        if *self == Self::Empty || **bloom == bloom_of(logs) {
+        let trusted = logs.is_empty() && planted::is(Bug::TrustEmptyLogs);
+        if trusted || *self == Self::Empty || **bloom == bloom_of(logs) {
             return Ok(());
         }
         if *self == Self::Unknown && bloom.is_zero() {

@@ -4,31 +4,31 @@
 //! updates to the journal's writer in order. Nothing else writes there. Knows nothing of clients.
 
 mod ask;
+mod finality;
 mod logs;
+mod questions;
+mod rule;
 mod tracker;
+mod walk;
+mod watch;
+mod window;
 
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use alloy_primitives::B256;
-use bytes::Bytes;
-use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::chain::{ChainUpdate, Header, Log, NodeId, Observation, Saying};
+use crate::chain::{BlockRef, ChainUpdate, Observation};
 use crate::metrics::{Metrics, unix_seconds};
 use crate::upstream::Pool;
 
 pub use logs::{Blooms, Incomplete};
-pub use tracker::{Action, Bounds, Tracker};
-
-/// How long the ingest waits for one answer of a node.
-const FETCH_DEADLINE: Duration = Duration::from_secs(5);
+pub use tracker::{Action, Bounds, GapCause, Note, Tracker};
 
 /// Where updates go, in order: the journal's append.
 pub type Publish = Box<dyn FnMut(ChainUpdate, Instant) + Send>;
@@ -52,22 +52,31 @@ pub struct Ingest {
 impl Ingest {
     /// Runs until stopped.
     pub async fn run(mut self, stop: CancellationToken) {
-        let mut fetches: JoinSet<Observation> = JoinSet::new();
+        let mut answers: JoinSet<Observation> = JoinSet::new();
         let mut blooms_told = false;
         loop {
             let due = self.tracker.next_due();
             let actions = tokio::select! {
                 () = stop.cancelled() => return,
                 Some(observation) = self.observations.recv() => self.tracker.observe(observation),
-                Some(Ok(answer)) = fetches.join_next() => self.tracker.observe(answer),
-                () = sleep_until(due) => self.tracker.tick(Instant::now()),
+                Some(answer) = answers.join_next() => match answer {
+                    Ok(answer) => self.tracker.observe(answer),
+                    Err(error) => {
+                        // Whatever was asked is asked again when its patience ends.
+                        self.metrics.panics.inc();
+                        tracing::error!(chain = &*self.chain, %error, "a question to a node failed");
+                        continue;
+                    }
+                },
+                () = sleep_until(due) => self.tracker.tick(now()),
             };
             for action in actions {
-                self.act(action, &mut fetches);
+                self.act(action, &mut answers);
             }
             if !blooms_told && self.tracker.blooms_are_empty() {
                 blooms_told = true;
                 let chain = &*self.chain;
+                self.metrics.blooms_empty.with_label_values(&[chain]).set(1);
                 tracing::warn!(
                     chain,
                     "header blooms are empty on this chain: only log indexes show whether logs are complete"
@@ -76,20 +85,60 @@ impl Ingest {
         }
     }
 
-    fn act(&mut self, action: Action, fetches: &mut JoinSet<Observation>) {
-        let chain = &*self.chain;
+    fn act(&mut self, action: Action, answers: &mut JoinSet<Observation>) {
+        let pool = self.pool.clone();
         match action {
             Action::Publish(update, seen) => self.put_out(update, seen),
-            Action::FetchBlock(node, hash) => {
-                tracing::debug!(chain, %hash, "asking for a block");
-                fetches.spawn(fetch_block(self.pool.clone(), node, hash));
+            Action::FetchBlocks { node, block, count } => {
+                tracing::debug!(chain = &*self.chain, %block, count, "asking for blocks");
+                answers.spawn(questions::blocks(pool, node, block, count));
             }
-            Action::FetchLogs(node, hash) => {
-                fetches.spawn(fetch_logs(self.pool.clone(), node, hash));
-            }
-            Action::Retry(why) => {
-                self.metrics.logs_retries.with_label_values(&[chain, why.label()]).inc();
+            Action::FetchLogs(node, hash) => drop(answers.spawn(questions::logs(pool, node, hash))),
+            Action::Confirm(node, number) => drop(answers.spawn(questions::standing(pool, node, number))),
+            Action::Probe(node) => drop(answers.spawn(questions::height(pool, node))),
+            Action::AskFinality(node) => drop(answers.spawn(questions::finality(pool, node))),
+            Action::Order(node, order) => self.pool.order(node, order),
+            Action::Note(note) => self.note(note),
+        }
+    }
+
+    fn note(&self, note: Note) {
+        let (metrics, chain) = (&self.metrics, &*self.chain);
+        match note {
+            Note::Retry(why) => {
+                metrics.logs_retries.with_label_values(&[chain, why.label()]).inc();
                 tracing::debug!(chain, cause = why.label(), "the logs of a block are not complete yet");
+            }
+            Note::Gap(cause) => {
+                metrics.gaps.with_label_values(&[chain, cause.label()]).inc();
+                let cause = cause.label();
+                tracing::error!(chain, cause, "gap: the stream cannot be kept exact; subscribers are closed");
+            }
+            Note::Malformed(by) => {
+                let upstream = self.pool.node(by).map_or("", |node| &*node.label);
+                metrics.upstream_malformed.with_label_values(&[chain, upstream]).inc();
+                tracing::warn!(chain, upstream, "skipped a head without a bloom");
+            }
+            Note::Silent(silent) => {
+                metrics.silent.with_label_values(&[chain]).set(i64::from(silent));
+                if silent {
+                    tracing::warn!(chain, "no node has announced anything for four block times; asking each");
+                }
+            }
+            Note::LogsLate(late) => {
+                metrics.logs_late.with_label_values(&[chain]).set(i64::from(late));
+                if late {
+                    tracing::warn!(chain, "the logs of a block stay incomplete and hold back those after it");
+                }
+            }
+            Note::Finality => {
+                let (safe, finalized) = self.tracker.finality();
+                let show = |tag, block: Option<BlockRef>| {
+                    let number = block.map_or(0, |block| i64::try_from(block.number).unwrap_or(i64::MAX));
+                    metrics.final_block.with_label_values(&[chain, tag]).set(number);
+                };
+                show("safe", safe);
+                show("finalized", finalized);
             }
         }
     }
@@ -107,6 +156,8 @@ impl Ingest {
                 metrics.heads.with_label_values(&[chain]).inc();
                 metrics.head_block.with_label_values(&[chain]).set(i64::try_from(header.number).unwrap_or(i64::MAX));
                 metrics.head_seen.with_label_values(&[chain]).set(unix_seconds());
+                let block_time = self.tracker.block_time().map_or(0.0, |time| time.as_secs_f64());
+                metrics.block_time.with_label_values(&[chain]).set(block_time);
             }
             ChainUpdate::Logs(logs) => metrics.logs.with_label_values(&[chain]).inc_by(logs.logs.len() as u64),
             ChainUpdate::Undo(undone) => {
@@ -115,10 +166,7 @@ impl Ingest {
                 metrics.logs_removed.with_label_values(&[chain]).inc_by(removed);
                 tracing::info!(chain, depth = undone.len(), "reorg");
             }
-            ChainUpdate::Gap => {
-                metrics.gaps.with_label_values(&[chain]).inc();
-                tracing::error!(chain, "gap: the stream cannot be kept exact; subscribers are closed");
-            }
+            ChainUpdate::Gap => {}
         }
     }
 }
@@ -143,38 +191,7 @@ async fn sleep_until(due: Option<Instant>) {
     }
 }
 
-async fn ask(pool: &Pool, node: NodeId, method: &str, params: String) -> Option<Bytes> {
-    let node = pool.nodes().iter().find(|n| n.id() == node)?;
-    let params = RawValue::from_string(params).expect("params are JSON");
-    match node.call(method, Some(&params), FETCH_DEADLINE).await {
-        Ok(raw) => Some(Bytes::from(Box::<str>::from(raw).into_string())),
-        Err(error) => {
-            tracing::debug!(upstream = %node.label, method, %error, "no answer");
-            None
-        }
-    }
-}
-
-async fn fetch_block(pool: Arc<Pool>, node: NodeId, hash: B256) -> Observation {
-    let json = ask(&pool, node, "eth_getBlockByHash", format!(r#"["{hash}",false]"#)).await;
-    let block = json.filter(|json| json.as_ref() != b"null").and_then(|json| match Header::from_block(&json) {
-        Ok(header) => Some(Arc::new(header)),
-        Err(error) => {
-            tracing::warn!(%error, "a node's block cannot be read");
-            None
-        }
-    });
-    Observation { node, at: Instant::now(), what: Saying::Block(hash, block) }
-}
-
-async fn fetch_logs(pool: Arc<Pool>, node: NodeId, hash: B256) -> Observation {
-    let json = ask(&pool, node, "eth_getLogs", format!(r#"[{{"blockHash":"{hash}"}}]"#)).await;
-    let logs = json.and_then(|json| match Log::list(&json) {
-        Ok(logs) => logs,
-        Err(error) => {
-            tracing::warn!(%error, "a node's logs cannot be read");
-            None
-        }
-    });
-    Observation { node, at: Instant::now(), what: Saying::Logs(hash, logs) }
+/// Now, by the clock that timers keep to.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }

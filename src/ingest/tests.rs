@@ -1,179 +1,17 @@
-//! Tables for the tracker, and a walk over random trees against a naive oracle.
+//! Tables for the tracker: one situation each, told by a bench that answers what it asks.
 
-use std::collections::{HashMap, VecDeque};
+mod bench;
+mod properties;
+
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use alloy_primitives::{Address, B256, Bloom};
-use bytes::Bytes;
-use proptest::prelude::*;
+use alloy_primitives::B256;
 
-use super::*;
-use crate::chain::{BlockRef, accrue};
-
-fn hash(name: &str, number: u64) -> B256 {
-    alloy_primitives::keccak256(format!("{name}{number}"))
-}
-
-/// A block of branch `name`; its one log has an address of its own.
-fn block(name: &str, number: u64, parent: B256) -> (Arc<Header>, Vec<Log>) {
-    let hash = hash(name, number);
-    let log = Log {
-        address: Address::from_slice(&hash[..20]),
-        topics: vec![],
-        block_hash: hash,
-        block_number: number,
-        index: 0,
-        json: Bytes::from_static(b"{}"),
-    };
-    let mut bloom = Bloom::ZERO;
-    accrue(&mut bloom, &log);
-    let header = Header {
-        number,
-        hash,
-        parent,
-        timestamp: number,
-        bloom: Some(Box::new(bloom)),
-        json: Bytes::from(format!("{name}{number}")),
-    };
-    (Arc::new(header), vec![log])
-}
-
-/// A tracker with a world of blocks that answers what it asks, and a client that applies what it publishes.
-struct Bench {
-    tracker: Tracker,
-    now: Instant,
-    world: HashMap<B256, (Arc<Header>, Vec<Log>)>,
-    deaf: bool,
-    heads: Vec<BlockRef>,
-    logs: Vec<BlockRef>,
-    told: Vec<String>,
-    gaps: usize,
-}
-
-impl Bench {
-    fn new(window: usize) -> Self {
-        let bounds = Bounds { window, window_bytes: usize::MAX, logs_in_flight: 4, logs_wait: Duration::from_secs(60) };
-        Self {
-            tracker: Tracker::new(bounds),
-            now: Instant::now(),
-            world: HashMap::new(),
-            deaf: false,
-            heads: vec![],
-            logs: vec![],
-            told: vec![],
-            gaps: 0,
-        }
-    }
-
-    /// Makes `count` blocks of branch `name` on `parent`; returns their hashes.
-    fn branch(&mut self, name: &str, from: u64, count: u64, parent: B256) -> Vec<B256> {
-        let mut parent = parent;
-        let make = |number| {
-            let (header, logs) = block(name, number, parent);
-            parent = header.hash;
-            self.world.insert(header.hash, (header, logs));
-            parent
-        };
-        (from..from + count).map(make).collect()
-    }
-
-    fn say(&mut self, node: u16, what: Saying) {
-        let actions = self.tracker.observe(Observation { node: NodeId(node), at: self.now, what });
-        self.act(actions);
-    }
-
-    fn connect(&mut self, node: u16, tip: B256) {
-        let header = self.world[&tip].0.clone();
-        self.say(node, Saying::Connected(header));
-    }
-
-    fn head(&mut self, node: u16, tip: B256) {
-        let header = self.world[&tip].0.clone();
-        self.say(node, Saying::Head(header));
-    }
-
-    fn wait(&mut self, span: Duration) {
-        let end = self.now + span;
-        while let Some(due) = self.tracker.next_due().filter(|due| *due <= end) {
-            self.now = self.now.max(due);
-            let actions = self.tracker.tick(self.now);
-            self.act(actions);
-        }
-        self.now = end;
-    }
-
-    /// Carries actions out in order; answers come after all of them, as they do in the driver.
-    fn act(&mut self, actions: Vec<Action>) {
-        let mut answers = VecDeque::new();
-        let mut actions = actions;
-        loop {
-            for action in actions {
-                let (node, what) = match action {
-                    Action::Publish(update, _) => {
-                        self.apply(&update);
-                        continue;
-                    }
-                    Action::Retry(_) => continue,
-                    Action::FetchBlock(node, hash) => {
-                        let block = self.world.get(&hash).filter(|_| !self.deaf).map(|(header, _)| header.clone());
-                        (node, Saying::Block(hash, block))
-                    }
-                    Action::FetchLogs(node, hash) => {
-                        let logs =
-                            if self.deaf { Some(vec![]) } else { self.world.get(&hash).map(|(_, logs)| logs.clone()) };
-                        (node, Saying::Logs(hash, logs))
-                    }
-                };
-                answers.push_back(Observation { node, at: self.now, what });
-            }
-            let Some(answer) = answers.pop_front() else { return };
-            actions = self.tracker.observe(answer);
-        }
-    }
-
-    /// The client: every head stands on the one before, logs follow heads, what is undone was there.
-    fn apply(&mut self, update: &ChainUpdate) {
-        match update {
-            ChainUpdate::Head(header) => {
-                if let Some(tip) = self.heads.last() {
-                    assert_eq!((header.parent, header.number), (tip.hash, tip.number + 1), "a head that does not link");
-                }
-                self.heads.push(header.block());
-                self.told.push(String::from_utf8_lossy(&header.json).into_owned());
-            }
-            ChainUpdate::Logs(logs) => {
-                assert_eq!(Some(&logs.block), self.heads.get(self.logs.len()), "logs out of order");
-                assert_eq!(logs.logs, self.world[&logs.block.hash].1);
-                self.logs.push(logs.block);
-            }
-            ChainUpdate::Undo(undone) => {
-                for block in undone {
-                    self.told.push(format!("-{}", block.block.number));
-                    if self.heads.is_empty() {
-                        assert!(block.logs.as_ref().is_none_or(|l| l.logs.is_empty()), "undone logs that nobody had");
-                        continue;
-                    }
-                    assert_eq!(self.heads.pop(), Some(block.block), "not newest first");
-                    let had = self.logs.last() == Some(&block.block);
-                    assert_eq!(had, block.logs.is_some(), "removed logs that were not told, or the reverse");
-                    if had {
-                        self.logs.pop();
-                    }
-                }
-            }
-            ChainUpdate::Gap => {
-                self.gaps += 1;
-                self.heads.clear();
-                self.logs.clear();
-            }
-        }
-    }
-
-    fn tip(&self) -> B256 {
-        self.heads.last().expect("there is a head").hash
-    }
-}
+use super::{Action, GapCause, Note};
+use crate::chain::{Header, NodeId, Saying};
+use crate::upstream::{Aside, Order};
+use bench::{Answers, Bench, block};
 
 #[test]
 fn a_plain_chain_and_a_jump() {
@@ -243,7 +81,7 @@ fn a_lagging_or_foreign_node_undoes_nothing() {
     assert_eq!(b.tip(), a[4], "equal height, from a node that never had our tip");
     b.head(1, c[4]);
     assert_eq!(b.tip(), c[4], "higher: any node may");
-    b.say(0, Saying::Lost);
+    b.lose(0);
     b.connect(0, a[1]);
     assert_eq!(b.tip(), c[4], "a lower latest after a reconnect is lag");
 }
@@ -267,12 +105,12 @@ fn empty_answers_are_not_taken_for_none() {
     let mut b = Bench::new(64);
     let a = b.branch("a", 1, 4, B256::ZERO);
     b.connect(0, a[0]);
-    b.deaf = true;
+    b.answer(Answers::Blank);
     b.head(0, a[1]);
     b.head(0, a[2]);
     b.wait(Duration::from_secs(20));
     assert_eq!((b.heads.len(), b.logs.len()), (3, 1), "heads go on, logs wait");
-    b.deaf = false;
+    b.answer(Answers::Well);
     b.wait(Duration::from_secs(5));
     assert_eq!((b.logs.len(), b.gaps), (3, 0));
 }
@@ -282,9 +120,9 @@ fn logs_that_never_come_end_the_stream_visibly_but_not_while_no_node_is_there() 
     let mut b = Bench::new(64);
     let a = b.branch("a", 1, 4, B256::ZERO);
     b.connect(0, a[0]);
-    b.deaf = true;
+    b.answer(Answers::Blank);
     b.head(0, a[1]);
-    b.say(0, Saying::Lost);
+    b.lose(0);
     b.wait(Duration::from_secs(600));
     assert_eq!(b.gaps, 0);
     b.connect(0, a[1]);
@@ -299,47 +137,245 @@ fn an_outage_is_filled_in_order_and_beyond_the_window_ends_visibly() {
     let mut b = Bench::new(64);
     let a = b.branch("a", 1, 200, B256::ZERO);
     b.connect(0, a[0]);
-    b.say(0, Saying::Lost);
+    b.lose(0);
     b.connect(0, a[50]);
     assert_eq!((b.heads.len(), b.logs.len(), b.gaps), (51, 51, 0));
-    b.say(0, Saying::Lost);
+    b.lose(0);
     b.connect(0, a[180]);
     assert_eq!((b.gaps, b.tip()), (1, a[180]));
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
-    /// Whatever two nodes say about a random tree: the client's view stays linked (checked in `apply`), and once one
-    /// node says a strictly highest tip, the client holds exactly the path to it.
-    #[test]
-    fn random_trees(
-        parents in prop::collection::vec(0usize..100, 1..40),
-        words in prop::collection::vec((0u16..2, 0usize..100), 1..60),
-    ) {
-        let mut b = Bench::new(64);
-        let mut nodes = vec![(b.branch("root", 0, 1, B256::ZERO)[0], 0u64)];
-        for (n, parent) in parents.iter().enumerate() {
-            let (on, height) = nodes[parent % nodes.len()];
-            nodes.push((b.branch(&format!("n{n}-"), height + 1, 1, on)[0], height + 1));
-        }
-        b.connect(0, nodes[0].0);
-        b.connect(1, nodes[0].0);
-        for (node, word) in words {
-            b.head(node, nodes[word % nodes.len()].0);
-        }
-        let highest = nodes.iter().max_by_key(|(_, height)| *height).expect("there is a root");
-        let top = b.branch("top", highest.1 + 1, 2, highest.0);
-        b.head(1, top[1]);
-        b.wait(Duration::from_secs(5));
-        let mut path = vec![];
-        let mut at = top[1];
-        while let Some((header, _)) = b.world.get(&at) {
-            path.push(header.block());
-            at = header.parent;
-        }
-        path.reverse();
-        prop_assert_eq!(&b.heads, &path);
-        prop_assert_eq!(&b.logs, &path);
-        prop_assert_eq!(b.gaps, 0);
+#[test]
+fn a_step_back_counts_when_its_node_stands_by_it() {
+    let mut b = Bench::new(64);
+    let a = b.branch("a", 1, 6, B256::ZERO);
+    b.connect(0, a[0]);
+    b.head(0, a[5]);
+    b.head(0, a[3]);
+    b.wait(Duration::from_millis(1_900));
+    assert_eq!(b.tip(), a[5], "it may be a slip of the tongue");
+    b.wait(Duration::from_millis(200));
+    assert_eq!((b.tip(), b.logs.len()), (a[3], 4), "it was asked, and says the same");
+    b.head(0, a[4]);
+    assert_eq!(b.told[6..], ["-6", "-5", "-4", "a4", "a5"], "what joins again is sent again");
+    b.stray(0, a[2]);
+    b.wait(Duration::from_secs(5));
+    assert_eq!((b.tip(), b.gaps), (a[4], 0), "its latest block is another");
+}
+
+#[test]
+fn a_step_back_by_a_syncing_or_reconnected_node_is_lag_and_two_nodes_are_believed_at_once() {
+    let mut b = Bench::new(64);
+    let a = b.branch("a", 1, 6, B256::ZERO);
+    b.connect(0, a[0]);
+    b.head(0, a[5]);
+    b.nodes.get_mut(&0).unwrap().syncing = true;
+    b.head(0, a[3]);
+    b.wait(Duration::from_secs(10));
+    assert_eq!(b.tip(), a[5], "it is syncing");
+    b.connect(1, a[3]);
+    b.wait(Duration::from_secs(10));
+    assert_eq!(b.tip(), a[5], "it never had our tip");
+    b.nodes.get_mut(&0).unwrap().syncing = false;
+    b.head(0, a[5]);
+    b.head(1, a[5]);
+    b.head(1, a[4]);
+    b.wait(Duration::from_secs(10));
+    assert_eq!(b.tip(), a[5], "the node that gave us the tip stands by it");
+    b.head(0, a[4]);
+    assert_eq!(b.tip(), a[4], "two of them");
+}
+
+#[test]
+fn a_branch_that_is_left_while_it_is_walked_does_not_hide_a_step_back() {
+    let mut b = Bench::new(64);
+    let a = b.branch("a", 1, 17, B256::ZERO);
+    let c = b.branch("c", 8, 3, a[6]);
+    b.connect(0, a[0]);
+    b.head(0, a[16]);
+    b.answer(Answers::Late);
+    b.head(0, c[2]);
+    b.head(0, a[11]);
+    b.answer(Answers::Well);
+    b.release();
+    b.wait(Duration::from_secs(10));
+    assert_eq!((b.tip(), b.gaps), (a[11], 0));
+}
+
+#[test]
+fn a_far_jump_ends_the_stream_only_where_no_other_node_stands_on_the_chain() {
+    let mut b = Bench::new(64);
+    let a = b.branch("a", 1, 3, B256::ZERO);
+    let far = b.branch("far", 100_000, 2, B256::repeat_byte(7));
+    let liar = block("x", 200_000, B256::repeat_byte(0xee));
+    b.connect(0, a[0]);
+    b.connect(1, a[0]);
+    b.say(1, Saying::Head(liar.0));
+    b.head(1, far[1]);
+    b.head(0, a[1]);
+    b.wait(Duration::from_secs(9));
+    b.head(0, a[2]);
+    b.wait(Duration::from_secs(9));
+    assert_eq!((b.tip(), b.gaps), (a[2], 0));
+    b.wait(Duration::from_secs(2));
+    assert_eq!((b.tip(), b.gaps), (far[1], 1), "the other one has fallen silent");
+    assert!(b.notes.contains(&Note::Gap(GapCause::TooFar)));
+}
+
+#[test]
+fn nothing_final_is_undone_and_who_asks_for_it_is_set_aside() {
+    let mut b = Bench::new(64);
+    let a = b.branch("a", 1, 10, B256::ZERO);
+    let c = b.branch("c", 5, 9, a[3]);
+    let d = b.branch("d", 7, 9, a[5]);
+    b.finalized = Some(a[4]);
+    b.connect(0, a[9]);
+    b.connect(1, a[9]);
+    b.connect(2, a[9]);
+    assert_eq!(b.tracker.finality().1.map(|block| block.number), Some(5));
+    b.head(1, c[8]);
+    assert_eq!((b.tip(), b.orders.as_slice()), (a[9], &[(1, Order::SetAside(Aside::BelowFinalized))][..]));
+    b.head(1, c[7]);
+    assert_eq!(b.tip(), a[9], "it is not heard until it is connected anew");
+    b.head(0, d[8]);
+    assert_eq!((b.tip(), b.orders.len()), (d[8], 1), "above it anything may happen");
+    b.head(0, a[3]);
+    b.wait(Duration::from_secs(5));
+    let aside = (0, Order::SetAside(Aside::BelowFinalized));
+    assert_eq!((b.tip(), b.orders.contains(&aside)), (d[8], true), "nor by a step back");
+}
+
+#[test]
+fn finality_is_asked_for_seldom_and_only_moves_up_our_chain() {
+    let mut b = Bench::new(64);
+    let a = b.branch("a", 1, 9, B256::ZERO);
+    let c = b.branch("c", 3, 3, a[1]);
+    b.connect(0, a[7]);
+    for finalized in [c[1], a[8]] {
+        b.finalized = Some(finalized);
+        b.wait(Duration::from_secs(7));
+        b.head(0, a[7]);
+        assert_eq!(b.tracker.finality().1, None, "{finalized} is not of our chain");
     }
+    b.head(0, a[8]);
+    assert_eq!(b.tracker.finality().1.map(|block| block.hash), Some(a[8]));
+    b.finalized = Some(a[2]);
+    b.wait(Duration::from_secs(7));
+    assert_eq!(b.tracker.finality().1.map(|block| block.hash), Some(a[8]));
+}
+
+#[test]
+fn a_long_outage_is_filled_in_batches_and_a_reorg_block_by_block() {
+    let mut b = Bench::new(1_024);
+    let a = b.branch("a", 1, 300, B256::ZERO);
+    let c = b.branch("c", 290, 12, a[288]);
+    b.connect(0, a[0]);
+    b.lose(0);
+    b.asked.clear();
+    b.connect(0, a[299]);
+    let counts = |b: &Bench| -> Vec<u64> {
+        let count = |action: &Action| match action {
+            Action::FetchBlocks { count, .. } => Some(*count),
+            _ => None,
+        };
+        b.asked.iter().filter_map(count).collect()
+    };
+    assert_eq!(counts(&b), [64, 64, 64, 64, 42]);
+    assert_eq!((b.heads.len(), b.logs.len(), b.gaps), (300, 300, 0));
+    b.asked.clear();
+    b.head(0, c[11]);
+    assert_eq!((counts(&b), b.tip()), (vec![1; 11], c[11]));
+}
+
+#[test]
+fn logs_are_asked_of_another_node_where_the_first_is_slow() {
+    let mut b = Bench::new(64);
+    let a = b.branch("a", 1, 3, B256::ZERO);
+    b.connect(0, a[0]);
+    b.connect(1, a[0]);
+    b.nodes.get_mut(&0).unwrap().answers = Answers::Late;
+    b.head(0, a[1]);
+    assert_eq!(b.logs.len(), 1);
+    b.wait(Duration::from_millis(800));
+    assert_eq!(b.logs.len(), 2, "the other node had them");
+    b.release();
+    assert_eq!((b.logs.len(), b.gaps), (2, 0));
+}
+
+#[test]
+fn what_a_node_announced_falsely_is_fetched_when_it_leads_nowhere() {
+    for (number, parent) in [(3, B256::repeat_byte(0xee)), (77, B256::ZERO)] {
+        let mut b = Bench::new(64);
+        let a = b.branch("a", 1, 6, B256::ZERO);
+        b.connect(0, a[0]);
+        b.head(0, a[1]);
+        let truth = b.world[&a[2]].0.clone();
+        b.say(0, Saying::Head(Arc::new(Header { number, parent, ..(*truth).clone() })));
+        b.head(0, a[3]);
+        b.head(0, a[4]);
+        b.wait(Duration::from_secs(5));
+        b.head(0, a[5]);
+        assert_eq!((b.tip(), b.gaps), (a[5], 0), "{number} {parent}");
+    }
+}
+
+#[test]
+fn a_head_without_a_bloom_is_skipped_where_blooms_are_known() {
+    let mut b = Bench::new(64);
+    let a = b.branch("a", 1, 3, B256::ZERO);
+    b.connect(0, a[0]);
+    let truth = b.world[&a[1]].0.clone();
+    b.say(0, Saying::Head(Arc::new(Header { bloom: None, ..(*truth).clone() })));
+    assert_eq!((b.tip(), b.notes.contains(&Note::Malformed(NodeId(0)))), (a[0], true));
+    b.head(0, a[2]);
+    assert_eq!((b.tip(), b.logs.len()), (a[2], 3));
+}
+
+#[test]
+fn a_node_that_owes_an_answer_is_not_asked_first_for_the_rest_of_a_walk() {
+    let mut b = Bench::new(64);
+    let a = b.branch("a", 1, 42, B256::ZERO);
+    let c = b.branch("c", 3, 41, a[1]);
+    b.connect(0, a[0]);
+    b.connect(1, a[0]);
+    b.head(0, a[41]);
+    b.head(1, a[41]);
+    b.nodes.get_mut(&0).unwrap().answers = Answers::Late;
+    b.head(0, c[40]);
+    b.head(1, c[40]);
+    b.wait(Duration::from_millis(800));
+    assert_eq!((b.tip(), b.logs.len()), (c[40], 43));
+}
+
+#[test]
+fn a_lone_nodes_false_numbers_do_not_end_the_stream() {
+    let mut b = Bench::new(64);
+    let a = b.branch("a", 1, 8, B256::ZERO);
+    b.connect(0, a[0]);
+    for n in 1..6 {
+        let truth = b.world[&a[n]].0.clone();
+        let number = truth.number + 100_000;
+        b.say(0, Saying::Head(Arc::new(Header { number, ..(*truth).clone() })));
+    }
+    b.wait(Duration::from_secs(5));
+    b.head(0, a[6]);
+    b.head(0, a[7]);
+    b.wait(Duration::from_secs(5));
+    assert_eq!((b.tip(), b.logs.len(), b.gaps), (a[7], 8, 0));
+}
+
+#[test]
+fn a_late_node_does_not_lead_back_to_a_branch_that_was_left() {
+    let mut b = Bench::new(64);
+    let a = b.branch("a", 1, 6, B256::ZERO);
+    let c = b.branch("c", 3, 2, a[1]);
+    b.connect(0, a[0]);
+    b.connect(1, a[0]);
+    b.head(0, a[5]);
+    b.head(1, a[5]);
+    b.told.clear();
+    b.head(0, c[1]);
+    assert_eq!((b.tip(), b.told.len()), (c[1], 6), "{:?}", b.told);
+    b.head(1, c[1]);
+    assert_eq!(b.told.len(), 6);
 }

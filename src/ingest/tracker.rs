@@ -1,20 +1,28 @@
 //! Decides what is true on the chain: observations in, actions out.
 //!
-//! Owns the canonical window, each node's word, and what is being asked for. Parent hashes are the truth: a tip is
-//! taken only once its parents lead to the known chain. No clock, no I/O: time comes with the observations. Pure.
+//! Owns what is being asked for, and puts the parts together: each node's word ([`Views`]), the canonical blocks
+//! ([`Window`]), finality, and the watch over slow nodes. Parent hashes are the truth: a tip is taken only once its
+//! parents lead to the known chain. No clock, no I/O: time comes with the observations. Pure.
 //!
-//! Invariants: the window is linked by parent hash; logs are published in the order of the blocks, each after its
-//! head; a block's logs are published once for each time that the block joins the chain.
+//! Invariants: what is published is linked by parent hash; logs are published in the order of the blocks, each after
+//! its head; a block's logs are published once for each time that the block joins the chain; nothing at or below the
+//! finalized block is undone.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use alloy_primitives::B256;
 
 use super::ask::{Ask, choose};
+use super::finality::Finality;
 use super::logs::{Blooms, Incomplete};
-use crate::chain::{BlockLogs, ChainUpdate, Header, Log, NodeId, Observation, Saying, Undone};
+use super::rule::Views;
+use super::walk::{self, Headers, Link, Need};
+use super::watch::Watch;
+use super::window::Window;
+use crate::chain::{BlockRef, ChainUpdate, Header, NodeId, Observation, Saying};
+use crate::upstream::{Aside, Order};
 
 /// Bounds of the tracker.
 #[derive(Debug, Clone)]
@@ -25,8 +33,14 @@ pub struct Bounds {
     pub window_bytes: usize,
     /// Blocks whose logs are asked for at the same time.
     pub logs_in_flight: usize,
+    /// How long a block's logs may stay incomplete before an alarm is raised.
+    pub logs_alarm: Duration,
     /// How long a block's logs may stay incomplete before the stream ends with a gap.
     pub logs_wait: Duration,
+    /// How often the nodes' `safe` and `finalized` blocks are asked for, at most.
+    pub finality_every: Duration,
+    /// What is known of the chain's blooms from the start.
+    pub blooms: Blooms,
 }
 
 /// What the driver is to do.
@@ -34,53 +48,90 @@ pub struct Bounds {
 pub enum Action {
     /// Publish an update; the time is when its cause was read off a node.
     Publish(ChainUpdate, Instant),
-    /// Ask this node for the block with this hash.
-    FetchBlock(NodeId, B256),
+    /// Ask this node for the block, and for those below it by number until there are `count`.
+    FetchBlocks {
+        /// Whom to ask.
+        node: NodeId,
+        /// The block that is asked for by hash.
+        block: BlockRef,
+        /// How many blocks in all.
+        count: u64,
+    },
     /// Ask this node for the logs of the block with this hash.
     FetchLogs(NodeId, B256),
+    /// Ask this node for its latest block and whether it is syncing; the answer bears this number.
+    Confirm(NodeId, u64),
+    /// Ask this node for its height.
+    Probe(NodeId),
+    /// Ask this node for its `safe` and `finalized` blocks.
+    AskFinality(NodeId),
+    /// Treat this node so from now on.
+    Order(NodeId, Order),
+    /// Something to be counted or reported.
+    Note(Note),
+}
+
+/// Something to be counted or reported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Note {
     /// Logs had to be asked for again.
     Retry(Incomplete),
+    /// Why the next published update is a gap.
+    Gap(GapCause),
+    /// All nodes have fallen silent, or no longer.
+    Silent(bool),
+    /// A block's logs are missing for too long, or no longer: they hold back those of the blocks after it.
+    LogsLate(bool),
+    /// Finality moved.
+    Finality,
+    /// The node announced a head that cannot be used.
+    Malformed(NodeId),
 }
 
-/// Announcements remembered of one connection.
-const RECENT: usize = 256;
-/// One connection's word.
-#[derive(Debug, Default)]
-struct View {
-    tip: Option<Arc<Header>>,
-    recent: VecDeque<B256>,
+/// Why the stream could not be kept exact.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GapCause {
+    /// The chain went on further away than can be filled or undone.
+    TooFar,
+    /// A block's logs did not become complete in time.
+    Logs,
 }
+
+impl GapCause {
+    /// The value of the `cause` label.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::TooFar => "too_far",
+            Self::Logs => "logs",
+        }
+    }
+}
+
+/// So many attempts to get a block show that what leads to it may be false.
+const IN_VAIN: u32 = 4;
 
 #[derive(Debug)]
-enum Logs {
-    Wanted(Ask),
-    Complete(Arc<BlockLogs>),
-    Published(Arc<BlockLogs>),
-}
-
-#[derive(Debug)]
-struct Entry {
-    header: Arc<Header>,
-    since: Instant,
-    logs: Logs,
+struct Walk {
+    node: NodeId,
+    need: Need,
+    ask: Ask,
 }
 
 /// The deciding part of the ingest.
 #[derive(Debug)]
 pub struct Tracker {
     bounds: Bounds,
-    nodes: BTreeMap<NodeId, View>,
-    giver: Option<NodeId>,
-    chain: VecDeque<Entry>,
-    /// How many entries at the front have their logs published.
-    published: usize,
-    /// Blocks that were published are no longer in the window.
-    cut: bool,
-    bytes: usize,
-    heard: HashMap<B256, Arc<Header>>,
-    heard_order: VecDeque<B256>,
-    walks: BTreeMap<B256, (NodeId, Ask)>,
+    views: Views,
+    window: Window,
+    headers: Headers,
+    walks: BTreeMap<B256, Walk>,
     blooms: Blooms,
+    watch: Watch,
+    finality: Finality,
+    logs_late: bool,
+    /// When a claim that leads far away may be followed.
+    far_at: Option<Instant>,
     actions: Vec<Action>,
 }
 
@@ -89,31 +140,30 @@ impl Tracker {
     #[must_use]
     pub fn new(bounds: Bounds) -> Self {
         Self {
-            bounds,
-            nodes: BTreeMap::new(),
-            giver: None,
-            chain: VecDeque::new(),
-            published: 0,
-            cut: false,
-            bytes: 0,
-            heard: HashMap::new(),
-            heard_order: VecDeque::new(),
+            views: Views::default(),
+            window: Window::new(&bounds),
+            headers: Headers::default(),
             walks: BTreeMap::new(),
-            blooms: Blooms::default(),
+            blooms: bounds.blooms,
+            watch: Watch::default(),
+            finality: Finality::new(bounds.finality_every),
+            logs_late: false,
+            far_at: None,
             actions: Vec::new(),
+            bounds,
         }
     }
 
     /// The tip, once there is one.
     #[must_use]
     pub fn tip(&self) -> Option<&Arc<Header>> {
-        self.chain.back().map(|e| &e.header)
+        self.window.tip()
     }
 
     /// Number of heads whose logs are not published yet.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.chain.len() - self.published
+        self.window.waiting()
     }
 
     /// Whether this chain's blooms say nothing about its logs.
@@ -122,25 +172,51 @@ impl Tracker {
         self.blooms == Blooms::Empty
     }
 
+    /// The usual time between blocks, once a few have come.
+    #[must_use]
+    pub fn block_time(&self) -> Option<Duration> {
+        self.watch.block_time()
+    }
+
+    /// The safe and the finalized block, as far as they are known.
+    #[must_use]
+    pub fn finality(&self) -> (Option<BlockRef>, Option<BlockRef>) {
+        (self.finality.safe(), self.finality.finalized())
+    }
+
     /// Takes an observation in and returns what is to be done, in order.
     pub fn observe(&mut self, observation: Observation) -> Vec<Action> {
         let Observation { node, at, what } = observation;
+        if !what.is_without_answer() {
+            self.views.owes(node, false);
+        }
         match what {
-            Saying::Connected(header) => {
-                let first = self.nodes.is_empty();
-                self.nodes.insert(node, View::default());
-                self.heard_from(node, header);
-                self.hurry(first, at);
-            }
-            Saying::Head(header) => self.heard_from(node, header),
-            Saying::Lost => {
-                self.nodes.remove(&node);
-                if self.giver == Some(node) {
-                    self.giver = None;
+            Saying::Connected(header) => self.connected(node, &header, at),
+            Saying::Head(header) => self.heard_from(node, &header, at),
+            Saying::Lost => self.lost(node),
+            Saying::Blocks(hash, blocks) => self.answered_blocks(hash, blocks, at),
+            Saying::Logs(hash, logs) => {
+                if let Err(why) = self.window.answered(hash, logs, &mut self.blooms, at) {
+                    self.actions.push(Action::Note(Note::Retry(why)));
                 }
             }
-            Saying::Block(hash, block) => self.answered_block(hash, block, at),
-            Saying::Logs(hash, logs) => self.answered_logs(hash, logs, at),
+            Saying::Stands(number, standing) => {
+                if let Some(latest) = self.views.stands(node, number, standing, at) {
+                    self.fetched(latest);
+                }
+            }
+            Saying::Height(height) => {
+                if let Some(order) = self.watch.answered(node, height, at) {
+                    self.actions.push(Action::Order(node, order));
+                }
+            }
+            Saying::Finality { safe, finalized } => {
+                let before = self.finality();
+                self.finality.learn(&self.window, safe, finalized);
+                if self.finality() != before {
+                    self.actions.push(Action::Note(Note::Finality));
+                }
+            }
         }
         self.settle(at);
         std::mem::take(&mut self.actions)
@@ -149,9 +225,10 @@ impl Tracker {
     /// Does what has become due, and returns what is to be done.
     pub fn tick(&mut self, now: Instant) -> Vec<Action> {
         self.settle(now);
-        if self.late_at().is_some_and(|late| late <= now) {
+        if self.logs_due(self.bounds.logs_wait).is_some_and(|late| late <= now) {
             let tip = self.tip().expect("an entry is late").clone();
-            self.restart(tip, now);
+            self.restart(tip, GapCause::Logs, now);
+            self.settle(now);
         }
         std::mem::take(&mut self.actions)
     }
@@ -159,93 +236,150 @@ impl Tracker {
     /// When [`Tracker::tick`] has something to do.
     #[must_use]
     pub fn next_due(&self) -> Option<Instant> {
-        let walks = self.walks.values().filter_map(|(_, ask)| ask.due);
-        let logs =
-            self.chain.iter().skip(self.published).take(self.bounds.logs_in_flight).filter_map(|e| match &e.logs {
-                Logs::Wanted(ask) => ask.due,
-                _ => None,
-            });
-        walks.chain(logs).chain(self.late_at()).min()
+        let walks = self.walks.values().map(|walk| walk.ask.due);
+        let alarm = self.logs_due(self.bounds.logs_alarm).filter(|_| !self.logs_late);
+        let finality = self.finality.next_due().filter(|_| !self.views.is_empty());
+        let rest = [
+            self.window.next_due(),
+            self.watch.next_due(),
+            self.views.next_due(),
+            finality,
+            alarm,
+            self.logs_due(self.bounds.logs_wait),
+            self.far_at,
+        ];
+        walks.chain(rest.into_iter().flatten()).min()
     }
 
-    /// When the oldest missing logs have been waited for too long. Not while there is no node to ask.
-    fn late_at(&self) -> Option<Instant> {
-        let oldest = self.chain.get(self.published).filter(|_| !self.nodes.is_empty())?;
-        Some(oldest.since + self.bounds.logs_wait)
+    /// When the oldest missing logs have been waited for so long. Not while there is no node to ask.
+    fn logs_due(&self, wait: Duration) -> Option<Instant> {
+        self.window.waiting_since().filter(|_| !self.views.is_empty()).map(|since| since + wait)
     }
 
-    /// A node came: what waits for a repetition is asked for now, and after an outage the time for logs starts anew.
-    fn hurry(&mut self, after_outage: bool, now: Instant) {
-        let waiting = self.chain.iter_mut().skip(self.published);
-        let logs = waiting.filter_map(|entry| {
-            if after_outage {
-                entry.since = now;
-            }
-            match &mut entry.logs {
-                Logs::Wanted(ask) => Some(ask),
-                Logs::Complete(_) | Logs::Published(_) => None,
-            }
-        });
-        for ask in logs.chain(self.walks.values_mut().map(|(_, ask)| ask)) {
-            ask.due = ask.due.map(|_| now);
+    fn connected(&mut self, node: NodeId, header: &Arc<Header>, now: Instant) {
+        let after_outage = self.views.is_empty();
+        self.views.connected(node, now);
+        self.watch.connected(node, header.number, now);
+        self.heard_from(node, header, now);
+        // What waits for a repetition is asked for now, and after an outage the time for logs starts anew.
+        self.window.hurry(after_outage, now);
+        self.walks.values_mut().for_each(|walk| walk.ask.hurry(now));
+    }
+
+    fn heard_from(&mut self, node: NodeId, header: &Arc<Header>, now: Instant) {
+        if !self.views.has(node) {
+            return;
+        }
+        if !self.blooms.fits(header) {
+            // Its logs could never be known to be complete. What comes after it brings it back, fetched.
+            return self.actions.push(Action::Note(Note::Malformed(node)));
+        }
+        self.blooms.see(header);
+        self.watch.head(node, header.number, now);
+        self.views.heard(node, header, &self.window, now);
+        self.headers.announced(header, self.headers_max());
+    }
+
+    fn lost(&mut self, node: NodeId) {
+        self.views.lost(node);
+        self.watch.lost(node);
+    }
+
+    fn fetched(&mut self, header: Arc<Header>) {
+        if self.blooms.fits(&header) {
+            self.blooms.see(&header);
+            self.headers.fetched(header, self.headers_max());
         }
     }
 
-    fn heard_from(&mut self, node: NodeId, header: Arc<Header>) {
-        let Some(view) = self.nodes.get_mut(&node) else { return };
-        if view.recent.len() == RECENT {
-            view.recent.pop_front();
-        }
-        view.recent.push_back(header.hash);
-        view.tip = Some(header.clone());
-        self.remember(header);
-    }
-
-    fn remember(&mut self, header: Arc<Header>) {
-        self.blooms.see(&header);
-        let hash = header.hash;
-        if self.heard.insert(hash, header).is_none() {
-            self.heard_order.push_back(hash);
-        }
-        while self.heard_order.len() > self.bounds.window * 2 {
-            let oldest = self.heard_order.pop_front().expect("it is not empty");
-            self.heard.remove(&oldest);
-        }
+    /// Room for a branch of full length from each node.
+    fn headers_max(&self) -> usize {
+        self.bounds.window * (2 + self.views.len())
     }
 
     /// Brings the chain to the best tip that the nodes' words allow, and asks for what is missing.
     fn settle(&mut self, now: Instant) {
         let mut wanted = Vec::new();
-        while self.step(&mut wanted, now) {
+        while self.step_back(now) || self.step(&mut wanted, now) {
             wanted.clear();
         }
-        for (node, hash) in &wanted {
-            self.walks.entry(*hash).or_insert((*node, Ask { attempt: 0, due: Some(now) }));
+        for (node, need) in &wanted {
+            let walk = || Walk { node: *node, need: *need, ask: Ask::new(now) };
+            self.walks.entry(need.block.hash).or_insert_with(walk);
         }
-        self.walks.retain(|hash, _| wanted.iter().any(|(_, w)| w == hash));
+        self.walks.retain(|hash, _| wanted.iter().any(|(_, need)| need.block.hash == *hash));
         self.ask_blocks(now);
         self.ask_logs(now);
         self.publish_logs(now);
+        for (node, number) in self.views.take_doubtful(now) {
+            self.actions.push(Action::Confirm(node, number));
+        }
+        self.watch.tick(now, &mut self.actions);
+        if let Some(node) = self.views.giver().or_else(|| self.views.first())
+            && self.finality.take(now)
+        {
+            self.actions.push(Action::AskFinality(node));
+        }
+        let late = self.logs_due(self.bounds.logs_alarm).is_some_and(|at| at <= now);
+        if late != self.logs_late {
+            self.logs_late = late;
+            self.actions.push(Action::Note(Note::LogsLate(late)));
+        }
+    }
+
+    /// Goes back to an ancestor of the tip, if that is confirmed. Returns whether it did.
+    fn step_back(&mut self, now: Instant) -> bool {
+        let Some((node, at)) = self.views.shrink(&self.window) else { return false };
+        let to = self.window.first().expect("the place is in the window").number + at as u64;
+        match self.floor() {
+            Some(floor) if to < floor => {
+                self.set_aside(node);
+                return true;
+            }
+            Some(floor) if to == floor => self.undo(at + 1, now),
+            // Clients know a new tip by its head alone: it leaves and joins again.
+            _ => {
+                let tip = self.window.get(at).expect("the place is in the window").clone();
+                self.undo(at, now);
+                self.append(tip, now);
+                self.watch.grown(to, 1, now);
+            }
+        }
+        self.views.moved_by(node);
+        true
     }
 
     /// Follows the first claim that can be followed. Returns whether anything changed; else `wanted` holds the blocks
     /// without which nothing can be told. A claim that leads nowhere does not keep a lower one back.
-    fn step(&mut self, wanted: &mut Vec<(NodeId, B256)>, now: Instant) -> bool {
-        for (node, target) in self.claims() {
-            match self.link(&target) {
+    fn step(&mut self, wanted: &mut Vec<(NodeId, Need)>, now: Instant) -> bool {
+        self.far_at = None;
+        for (node, target) in self.views.claims(&self.window) {
+            match walk::link(&self.window, &self.headers, self.floor(), self.bounds.window, &target) {
                 Link::To(at, path) => self.adopt(node, at, path, now),
-                Link::Broken => self.disregard(target.hash),
-                Link::TooFar => {
-                    self.restart(target, now);
-                    self.giver = Some(node);
+                Link::Broken => {
+                    if !self.headers.forget_announced(&target) {
+                        self.views.disregard(target.hash);
+                    }
                 }
-                Link::Missing(hash) => {
-                    wanted.push((node, hash));
-                    continue;
+                Link::Final => self.set_aside(node),
+                Link::Far => {
+                    if let Some(until) = self.views.held_until(node, &self.window).filter(|until| *until > now) {
+                        self.far_at = Some(self.far_at.map_or(until, |at| at.min(until)));
+                        continue;
+                    }
+                    self.restart(target, GapCause::TooFar, now);
+                    self.views.moved_by(node);
+                }
+                Link::Missing(need) => {
+                    let tries = self.walks.get(&need.block.hash).map_or(0, |walk| walk.ask.attempts());
+                    if tries < IN_VAIN || !self.headers.forget_announced(&target) {
+                        wanted.push((node, need));
+                        continue;
+                    }
                 }
                 Link::Below => {
-                    if let Err(hash) = self.extend_down(now) {
-                        wanted.push((node, hash));
+                    if let Err(need) = self.extend_down(&target, now) {
+                        wanted.push((node, need));
                         continue;
                     }
                 }
@@ -255,220 +389,107 @@ impl Tracker {
         false
     }
 
-    /// The tips that a node may move us to, highest first.
-    fn claims(&self) -> Vec<(NodeId, Arc<Header>)> {
-        let tips = self.nodes.iter().filter_map(|(node, view)| Some((*node, view.tip.as_ref()?)));
-        let mut claims: Vec<_> =
-            tips.filter(|(node, tip)| self.may_move(*node, tip)).map(|(n, t)| (n, t.clone())).collect();
-        claims.sort_by_key(|(node, tip)| (std::cmp::Reverse(tip.number), *node));
-        claims
+    /// The number at and below which nothing is undone.
+    fn floor(&self) -> Option<u64> {
+        self.finality.finalized().map(|block| block.number)
+    }
+
+    /// A node would have us undo what is final.
+    fn set_aside(&mut self, node: NodeId) {
+        self.actions.push(Action::Order(node, Order::SetAside(Aside::BelowFinalized)));
+        self.lost(node);
     }
 
     /// Puts the parent of the oldest block under it, as known but never published; or names it where it is not known.
-    /// Returns false where its number contradicts our chain, which can then not be followed further down.
-    fn extend_down(&mut self, now: Instant) -> Result<bool, B256> {
-        let first = &self.chain.front().expect("a claim lies below it").header;
-        let Some(parent) = self.heard.get(&first.parent).cloned() else { return Err(first.parent) };
-        if parent.number + 1 != first.number {
-            return Ok(false);
+    /// Where its number contradicts our chain, the claim that led here is forgotten.
+    fn extend_down(&mut self, target: &Header, now: Instant) -> Result<(), Need> {
+        let first = self.window.first().expect("a claim lies below it");
+        let block = BlockRef { number: first.number - 1, hash: first.parent };
+        let Some(parent) = self.headers.get(block.hash).cloned() else { return Err(Need { block, count: 1 }) };
+        if parent.number == block.number {
+            self.window.put_under(parent, now);
+        } else {
+            self.views.disregard(target.hash);
         }
-        let none = Arc::new(BlockLogs { block: parent.block(), logs: Vec::new() });
-        self.chain.push_front(Entry { header: parent, since: now, logs: Logs::Published(none) });
-        self.published += 1;
-        Ok(true)
-    }
-
-    /// The undo rule: a higher tip moves us; an equal or lower one only from a node that had our tip itself, and where
-    /// another such node still stands by our tip, only from the one that gave it to us.
-    fn may_move(&self, node: NodeId, claim: &Header) -> bool {
-        let Some(tip) = self.tip() else { return true };
-        if self.position(claim.number, claim.hash).is_some() {
-            return false;
-        }
-        if claim.number > tip.number {
-            return true;
-        }
-        let had = |view: &View| view.recent.contains(&tip.hash);
-        let giver_stands = self.giver.filter(|giver| *giver != node).and_then(|giver| self.nodes.get(&giver));
-        let giver_stands = giver_stands.is_some_and(|view| view.tip.as_ref().is_some_and(|t| t.hash == tip.hash));
-        had(&self.nodes[&node]) && !giver_stands
-    }
-
-    /// Place of a block in the window, if it is in the chain.
-    fn position(&self, number: u64, hash: B256) -> Option<usize> {
-        let first = self.chain.front()?.header.number;
-        let at = usize::try_from(number.checked_sub(first)?).ok()?;
-        self.chain.get(at).filter(|e| e.header.hash == hash).map(|_| at)
-    }
-
-    /// Walks from `target` to the known chain.
-    fn link(&self, target: &Arc<Header>) -> Link {
-        let Some(first) = self.chain.front() else { return Link::To(None, vec![target.clone()]) };
-        let mut path = vec![target.clone()];
-        loop {
-            let lowest = path.last().expect("it starts with the target");
-            if path.len() > self.bounds.window {
-                return Link::TooFar;
-            }
-            if lowest.number <= first.header.number {
-                let young = !self.cut && self.chain.len() < self.bounds.window && first.header.number > 0;
-                return if young { Link::Below } else { Link::TooFar };
-            }
-            let Some(parent_number) = lowest.number.checked_sub(1) else { return Link::Broken };
-            if let Some(at) = self.position(parent_number, lowest.parent) {
-                path.reverse();
-                return Link::To(Some(at), path);
-            }
-            match self.heard.get(&lowest.parent) {
-                Some(parent) if parent.number == parent_number => path.push(parent.clone()),
-                Some(_) => return Link::Broken,
-                None => return Link::Missing(lowest.parent),
-            }
-        }
+        Ok(())
     }
 
     /// Undoes to the entry at `at` and applies `path`, which stands on it.
     fn adopt(&mut self, node: NodeId, at: Option<usize>, path: Vec<Arc<Header>>, now: Instant) {
-        let keep = at.map_or(0, |at| at + 1);
-        let undone: Vec<Undone> = self.chain.drain(keep..).rev().map(Entry::undo).collect();
-        for logs in undone.iter().filter_map(|u| u.logs.as_ref()) {
-            self.bytes -= logs_bytes(logs);
-        }
-        self.published = self.published.min(keep);
-        if !undone.is_empty() {
-            self.actions.push(Action::Publish(ChainUpdate::Undo(undone), now));
-        }
+        self.undo(at.map_or(0, |at| at + 1), now);
+        let (count, height) = (path.len(), path.last().expect("it holds the target").number);
         path.into_iter().for_each(|header| self.append(header, now));
-        self.giver = Some(node);
+        self.watch.grown(height, u32::try_from(count).unwrap_or(u32::MAX), now);
+        self.views.moved_by(node);
+    }
+
+    fn undo(&mut self, keep: usize, now: Instant) {
+        let undone = self.window.undo(keep);
+        if !undone.is_empty() {
+            self.views.left(&undone);
+            self.actions.push(Action::Publish(ChainUpdate::Undo(undone), now));
+            self.watch.undone(self.tip().map_or(0, |tip| tip.number));
+        }
     }
 
     fn append(&mut self, header: Arc<Header>, now: Instant) {
         self.actions.push(Action::Publish(ChainUpdate::Head(header.clone()), now));
-        let logs = if self.blooms.proves_none(&header) {
-            Logs::Complete(Arc::new(BlockLogs { block: header.block(), logs: Vec::new() }))
-        } else {
-            Logs::Wanted(Ask { attempt: 0, due: Some(now) })
-        };
-        self.chain.push_back(Entry { header, since: now, logs });
+        let none = self.blooms.proves_none(&header);
+        self.window.push(header, none, now);
+        self.finality.head_moved();
     }
 
     /// Starts anew at `tip`: what follows does not connect to what was published.
-    fn restart(&mut self, tip: Arc<Header>, now: Instant) {
-        self.chain.clear();
-        (self.published, self.bytes, self.cut) = (0, 0, false);
+    fn restart(&mut self, tip: Arc<Header>, why: GapCause, now: Instant) {
+        self.window.clear();
+        self.actions.push(Action::Note(Note::Gap(why)));
         self.actions.push(Action::Publish(ChainUpdate::Gap, now));
+        self.watch.restarted(tip.number, now);
         self.append(tip, now);
     }
 
-    /// Forgets a claim that cannot be true.
-    fn disregard(&mut self, hash: B256) {
-        for view in self.nodes.values_mut().filter(|v| v.tip.as_ref().is_some_and(|t| t.hash == hash)) {
-            view.tip = None;
+    fn answered_blocks(&mut self, hash: B256, blocks: Vec<Arc<Header>>, now: Instant) {
+        let Some(walk) = self.walks.get_mut(&hash) else { return };
+        if blocks.iter().any(|block| block.hash == hash) {
+            self.walks.remove(&hash);
+        } else {
+            walk.ask.failed(now);
         }
-    }
-
-    fn answered_block(&mut self, hash: B256, block: Option<Arc<Header>>, now: Instant) {
-        let Some((_, ask)) = self.walks.get_mut(&hash) else { return };
-        match block.filter(|block| block.hash == hash) {
-            Some(block) => {
-                self.walks.remove(&hash);
-                self.remember(block);
-            }
-            None => ask.again(now),
-        }
-    }
-
-    fn answered_logs(&mut self, hash: B256, logs: Option<Vec<Log>>, now: Instant) {
-        let wanted = |e: &&mut Entry| e.header.hash == hash && matches!(e.logs, Logs::Wanted(_));
-        let Some(entry) = self.chain.iter_mut().skip(self.published).find(wanted) else { return };
-        let judged = logs.ok_or(Incomplete::Absent).and_then(|logs| {
-            self.blooms.check(&entry.header, &logs)?;
-            Ok(logs)
-        });
-        match judged {
-            Ok(logs) => entry.logs = Logs::Complete(Arc::new(BlockLogs { block: entry.header.block(), logs })),
-            Err(why) => {
-                self.actions.push(Action::Retry(why));
-                if let Logs::Wanted(ask) = &mut entry.logs {
-                    ask.again(now);
-                }
-            }
-        }
+        blocks.into_iter().for_each(|block| self.fetched(block));
     }
 
     fn ask_blocks(&mut self, now: Instant) {
-        for (hash, (node, ask)) in &mut self.walks {
-            if let Some(attempt) = ask.is_due(now) {
-                let first = Some(*node).filter(|n| self.nodes.contains_key(n));
-                match choose(told(&self.nodes, *hash), first, attempt) {
-                    Some(node) => self.actions.push(Action::FetchBlock(node, *hash)),
-                    None => ask.again(now),
-                }
+        let others = self.views.len() > 1;
+        for walk in self.walks.values_mut() {
+            if let Some(slow) = walk.ask.owing(now) {
+                self.views.owes(slow, true);
+            }
+            let Need { block, count } = walk.need;
+            let choose = |attempt| choose(self.views.candidates(block.hash), Some(walk.node), attempt);
+            if let Some(node) = walk.ask.take(now, others, choose) {
+                self.actions.push(Action::FetchBlocks { node, block, count });
             }
         }
     }
 
     fn ask_logs(&mut self, now: Instant) {
-        for entry in self.chain.iter_mut().skip(self.published).take(self.bounds.logs_in_flight) {
-            let Logs::Wanted(ask) = &mut entry.logs else { continue };
-            if let Some(attempt) = ask.is_due(now) {
-                let giver = self.giver.filter(|n| self.nodes.contains_key(n));
-                match choose(told(&self.nodes, entry.header.hash), giver, attempt) {
-                    Some(node) => self.actions.push(Action::FetchLogs(node, entry.header.hash)),
-                    None => ask.again(now),
-                }
+        let (others, giver) = (self.views.len() > 1, self.views.giver());
+        for (hash, ask) in self.window.wanted() {
+            if let Some(slow) = ask.owing(now) {
+                self.views.owes(slow, true);
+            }
+            let choose = |attempt| choose(self.views.candidates(hash), giver, attempt);
+            if let Some(node) = ask.take(now, others, choose) {
+                self.actions.push(Action::FetchLogs(node, hash));
             }
         }
     }
 
     /// Publishes complete logs up to the first block whose logs are not.
     fn publish_logs(&mut self, now: Instant) {
-        while let Some(entry) = self.chain.get_mut(self.published) {
-            let Logs::Complete(logs) = &entry.logs else { break };
-            let logs = logs.clone();
-            entry.logs = Logs::Published(logs.clone());
-            self.bytes += logs_bytes(&logs);
-            self.published += 1;
+        while let Some(logs) = self.window.publish_next() {
             self.actions.push(Action::Publish(ChainUpdate::Logs(logs), now));
         }
-        let too_much = |t: &Self| t.chain.len() > t.bounds.window || t.bytes > t.bounds.window_bytes;
-        while too_much(self) && self.published > 1 {
-            let oldest = self.chain.pop_front().expect("an entry is published");
-            (self.published, self.cut) = (self.published - 1, true);
-            self.bytes -= oldest.undo().logs.map_or(0, |logs| logs_bytes(&logs));
-        }
+        self.window.trim();
     }
-}
-
-/// How a claimed tip relates to the known chain.
-enum Link {
-    /// It stands on the entry at this place (none: there is no chain yet) by these blocks, parents first.
-    To(Option<usize>, Vec<Arc<Header>>),
-    /// This block is needed to tell.
-    Missing(B256),
-    /// It leaves our chain below the oldest block of a window that is not full yet.
-    Below,
-    /// Its numbers contradict its parents.
-    Broken,
-    /// It leaves the window.
-    TooFar,
-}
-
-impl Entry {
-    fn undo(self) -> Undone {
-        let logs = match self.logs {
-            Logs::Published(logs) => Some(logs),
-            Logs::Wanted(_) | Logs::Complete(_) => None,
-        };
-        Undone { block: self.header.block(), logs }
-    }
-}
-
-/// Of each node, whether it announced the block.
-fn told(nodes: &BTreeMap<NodeId, View>, hash: B256) -> impl Iterator<Item = (NodeId, bool)> {
-    nodes.iter().map(move |(id, view)| (*id, view.recent.contains(&hash)))
-}
-
-fn logs_bytes(logs: &BlockLogs) -> usize {
-    logs.logs.iter().map(|log| log.json.len() + 128).sum()
 }

@@ -46,6 +46,8 @@ pub struct Chain {
     pub demand: DemandHandle,
     /// Who answers calls.
     pub calls: Arc<Calls>,
+    /// Kinds of subscription that are handed to a node as they stand.
+    pub passed: Arc<[String]>,
 }
 
 /// What a shard thread is made of.
@@ -128,7 +130,7 @@ impl Worker {
         let mut tasks = JoinSet::new();
         let mut contexts = Vec::new();
         for chain in self.chains {
-            let demand = chain.demand;
+            let demand = chain.demand.clone();
             let links = Links {
                 chain: chain.name.clone(),
                 journal: chain.journal,
@@ -138,10 +140,13 @@ impl Worker {
             };
             let (shard, tail, feeds) = Shard::new(links, self.hub.clone());
             tasks.spawn_local(shard.clone().run(tail, feeds, stop.clone()));
+            let mut options = self.session.clone();
+            options.bounds.passed = chain.passed;
             let context = Context {
                 shard,
                 calls: chain.calls,
-                options: self.session.clone(),
+                demand: chain.demand,
+                options,
                 metrics: self.metrics.clone(),
                 busy: Cell::new(0),
             };

@@ -21,9 +21,11 @@ use tokio::time::Instant;
 
 use crate::calls::Calls;
 use crate::close::Reason;
-use crate::hub::{ConnKey, Shard, Socket};
+use crate::hub::{ConnKey, Shard, Socket, StreamKey};
 use crate::metrics::Metrics;
+use crate::planted::{self, Bug};
 use crate::rpc;
+use crate::upstream::DemandHandle;
 
 pub use limits::{AddressKey, Addresses, Limits, Permit, Rate};
 pub use protocol::Bounds;
@@ -52,6 +54,8 @@ pub struct Options {
     pub message_timeout: Duration,
     /// Calls of one connection under way.
     pub calls_in_flight: usize,
+    /// Distinct feeds that all clients of a chain may listen to.
+    pub feeds_max: usize,
     /// Bytes held for a client beyond which nothing more is read from it.
     pub held_max_bytes: usize,
 }
@@ -66,6 +70,8 @@ pub struct Context {
     pub options: Options,
     /// Metrics.
     pub metrics: Metrics,
+    /// Which best-effort feeds are listened to, by all of the chain's clients.
+    pub demand: DemandHandle,
     /// Messages whose answers are being waited for.
     pub busy: Cell<usize>,
 }
@@ -293,6 +299,12 @@ impl Session {
         self.limits.borrow_mut().answered();
     }
 
+    /// Whether this would be another subscription at the nodes, beyond those that clients may cause.
+    fn is_one_feed_too_many(&self, stream: &StreamKey) -> bool {
+        let context = &self.context;
+        matches!(stream, StreamKey::Feed(feed) if context.demand.is_full_for(feed, context.options.feeds_max))
+    }
+
     /// The answer to a batch is too large, or nearly: subscriptions whose ids nobody might learn are refused instead.
     fn give_up(&self, steps: &mut [Step]) {
         for step in steps {
@@ -312,6 +324,12 @@ impl Session {
         }
         let answers = steps.into_iter().filter_map(|step| match step {
             Step::Answer(text) => Some(text),
+            Step::Subscribe { id, stream } if self.is_one_feed_too_many(&stream) => {
+                let mut limits = self.limits.borrow_mut();
+                limits.unsubscribed();
+                limits.count_refusal("feeds", "chain");
+                Some(rpc::answer_error(&id, &rpc::limit("feeds", "chain", 0)))
+            }
             Step::Subscribe { id, stream } => {
                 let subscription = shard.subscribe(self.key, stream)?;
                 Some(rpc::answer(&id, &format!("\"{}\"", subscription.text())))
@@ -333,6 +351,11 @@ impl Session {
         let answers = answers.collect();
         let over = || self.limits.borrow().count_refusal("batch_answer_bytes", "batch");
         if let Some(text) = protocol::join(batch, answers, most, over) {
+            if planted::is(Bug::NotifyBeforeAnswer) {
+                let (shard, key) = (shard.clone(), self.key);
+                let late = async move { tokio::time::sleep(OVER_LIMIT_STAY).await };
+                return drop(tokio::task::spawn_local(late.map(move |()| shard.send(key, text.as_bytes()))));
+            }
             shard.send(self.key, text.as_bytes());
         }
     }

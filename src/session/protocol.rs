@@ -21,6 +21,8 @@ pub struct Bounds {
     pub filter: filter::Bounds,
     /// Most bytes of the answer to a batch.
     pub batch_answer: usize,
+    /// Kinds of subscription that are handed to a node as they stand.
+    pub passed: std::sync::Arc<[String]>,
 }
 
 /// How the message came.
@@ -103,25 +105,26 @@ fn step(
     let id = request.id.map(|id| id.get().to_owned());
     let subscription = request.method.strip_suffix("_subscribe").map(|ns| (ns, true));
     let subscription = subscription.or_else(|| request.method.strip_suffix("_unsubscribe").map(|ns| (ns, false)));
-    let result = match subscription {
-        Some((_, true)) if transport == Transport::Http => Err(rpc::not_supported("notifications not supported")),
-        Some((_, false)) if transport == Transport::Http => {
-            subscribe::unsubscribe_id(request).and_then(|_| Err(rpc::server_error("subscription not found")))
-        }
-        // Nobody could read such a subscription, nor end it.
-        Some((_, true)) if id.is_none() => {
-            let error = rpc::invalid_request("a subscription needs a request id");
-            return Some(Step::Answer(rpc::answer_error("null", &error)));
-        }
-        Some((namespace, true)) => subscribe::stream(namespace, request, &bounds.filter, ask).and_then(|stream| {
-            ask(Ask::Subscribe)?;
-            Ok(Step::Subscribe { id: id.clone().unwrap_or_default(), stream })
-        }),
-        Some((_, false)) => {
-            subscribe::unsubscribe_id(request).map(|subscription| Step::Unsubscribe { id: id.clone(), subscription })
-        }
-        None => call(request, id.clone(), ask),
-    };
+    let result =
+        match subscription {
+            Some((_, true)) if transport == Transport::Http => Err(rpc::not_supported("notifications not supported")),
+            Some((_, false)) if transport == Transport::Http => {
+                subscribe::unsubscribe_id(request).and_then(|_| Err(rpc::server_error("subscription not found")))
+            }
+            // Nobody could read such a subscription, nor end it.
+            Some((_, true)) if id.is_none() => {
+                let error = rpc::invalid_request("a subscription needs a request id");
+                return Some(Step::Answer(rpc::answer_error("null", &error)));
+            }
+            Some((namespace, true)) => subscribe::stream(namespace, request, &bounds.filter, &bounds.passed, ask)
+                .and_then(|stream| {
+                    ask(Ask::Subscribe)?;
+                    Ok(Step::Subscribe { id: id.clone().unwrap_or_default(), stream })
+                }),
+            Some((_, false)) => subscribe::unsubscribe_id(request)
+                .map(|subscription| Step::Unsubscribe { id: id.clone(), subscription }),
+            None => call(request, id.clone(), ask),
+        };
     match (result, id) {
         (Ok(step), _) => Some(step),
         (Err(error), Some(id)) => Some(Step::Answer(rpc::answer_error(&id, &error))),
@@ -188,6 +191,7 @@ mod tests {
             text: rpc::Bounds { depth: 16, batch: 20, method: 64, id: 128 },
             filter: filter::Bounds { addresses: 10, topics: 10 },
             batch_answer: 1000,
+            passed: [].into(),
         }
     }
 

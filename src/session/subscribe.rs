@@ -13,6 +13,9 @@ use crate::filter::{self, Refusal};
 use crate::hub::StreamKey;
 use crate::rpc::{self, Error, Request};
 
+/// Longest parameters of a kind that is passed on.
+const PASSED_MAX_BYTES: usize = 4_096;
+
 fn json(raw: &RawValue) -> Value {
     serde_json::from_str(raw.get()).unwrap_or(Value::Null)
 }
@@ -32,6 +35,7 @@ pub fn stream(
     namespace: &str,
     request: &Request<'_>,
     bounds: &filter::Bounds,
+    passed: &[String],
     ask: &mut dyn FnMut(Ask) -> Result<(), Error>,
 ) -> Result<StreamKey, Error> {
     let params = list(request)?;
@@ -68,8 +72,18 @@ pub fn stream(
             options(rest, 0)?;
             Ok(StreamKey::Feed(Feed(r#"["syncing"]"#.into())))
         }
+        ("eth", kind) if passed.iter().any(|known| known == kind) => passed_on(request),
         _ => Err(rpc::not_supported(format!("no {kind:?} subscription in {namespace} namespace"))),
     }
+}
+
+/// A kind that is handed to a node as it stands: equal params are one stream, however they are spaced and ordered.
+fn passed_on(request: &Request<'_>) -> Result<StreamKey, Error> {
+    let params = request.params.map_or(Value::Null, json).to_string();
+    if params.len() > PASSED_MAX_BYTES {
+        return Err(rpc::invalid_params(format!("more than {PASSED_MAX_BYTES} bytes of parameters")));
+    }
+    Ok(StreamKey::Feed(Feed(params.into())))
 }
 
 fn refused(refusal: Refusal, ask: &mut dyn FnMut(Ask) -> Result<(), Error>) -> Error {
@@ -120,7 +134,8 @@ mod tests {
     fn ask(params: &str) -> Result<StreamKey, (i32, String)> {
         let raw = RawValue::from_string(params.into()).unwrap();
         let request = Request { id: None, method: "eth_subscribe".into(), params: Some(&raw) };
-        stream("eth", &request, &BOUNDS, &mut |_| Ok(())).map_err(|e| (e.code(), e.message().to_owned()))
+        let passed = ["transactionReceipts".to_owned()];
+        stream("eth", &request, &BOUNDS, &passed, &mut |_| Ok(())).map_err(|e| (e.code(), e.message().to_owned()))
     }
 
     #[test]
@@ -133,6 +148,16 @@ mod tests {
         assert_ne!(ask(r#"["newPendingTransactions"]"#), ask(r#"["newPendingTransactions",true]"#));
         assert_eq!(ask(r#"["newPendingTransactions",true,{}]"#), ask(r#"["newPendingTransactions",true]"#));
         assert!(ask(r#"["syncing"]"#).is_ok());
+    }
+
+    #[test]
+    fn kinds_that_are_passed_on_are_shared_by_equal_params() {
+        let one = ask(r#"["transactionReceipts",{"b":[1, 2],"a":null}]"#).unwrap();
+        assert_eq!(one, ask(r#"[ "transactionReceipts", {"a":null, "b":[1,2]}]"#).unwrap());
+        assert_eq!(one, StreamKey::Feed(Feed(r#"["transactionReceipts",{"a":null,"b":[1,2]}]"#.into())));
+        assert_ne!(one, ask(r#"["transactionReceipts"]"#).unwrap());
+        let long = "x".repeat(PASSED_MAX_BYTES);
+        assert_eq!(ask(&format!(r#"["transactionReceipts","{long}"]"#)).unwrap_err().0, -32602);
     }
 
     #[test]

@@ -32,9 +32,25 @@ pub enum CallError {
     /// The node could not be asked.
     #[error("{0}")]
     Unavailable(Cow<'static, str>),
+    /// The node has been sent as many calls as it is to be sent; there is room after this time.
+    #[error("over the budget of calls to the node")]
+    OverBudget(Duration),
 }
 
+/// Error codes by which a node says that it cannot answer anybody now: internal error, limit exceeded (EIP-1474), and
+/// 429 as some providers pass HTTP's on.
+const NODE_TROUBLE: [i32; 3] = [-32603, -32005, 429];
+
 impl CallError {
+    /// Whether the node failed, as opposed to having answered that the call does.
+    pub(crate) fn is_trouble(&self) -> bool {
+        match self {
+            Self::Node(error) => NODE_TROUBLE.contains(&error.code()),
+            Self::Timeout | Self::Unavailable(_) => true,
+            Self::OverBudget(_) => false,
+        }
+    }
+
     /// The value of the `outcome` label.
     #[must_use]
     pub fn label(&self) -> &'static str {
@@ -42,6 +58,7 @@ impl CallError {
             Self::Node(_) => "error",
             Self::Timeout => "timeout",
             Self::Unavailable(_) => "unavailable",
+            Self::OverBudget(_) => "over_budget",
         }
     }
 }
@@ -63,8 +80,8 @@ impl ToRpcParams for RawParams<'_> {
 }
 
 impl Client {
-    /// Connects. An `http` node is not contacted before the first call.
-    pub(crate) async fn connect(url: &NodeUrl, options: &Options) -> Result<Self, CallError> {
+    /// Connects within `timeout`. An `http` node is not contacted before the first call.
+    pub(crate) async fn connect(url: &NodeUrl, options: &Options, timeout: Duration) -> Result<Self, CallError> {
         if !url.is_websocket() {
             let builder = HttpClientBuilder::default()
                 .max_response_size(options.message_max_bytes)
@@ -76,11 +93,11 @@ impl Client {
             .inactive_limit(options.silence_max)
             .max_failures(1);
         let builder = WsClientBuilder::default()
-            .connection_timeout(options.connect_timeout)
+            .connection_timeout(timeout)
             .request_timeout(options.call_timeout)
             .max_response_size(options.message_max_bytes)
             .max_frame_size(options.message_max_bytes)
-            .max_concurrent_requests(options.calls_in_flight + 64)
+            .max_concurrent_requests(options.calls.in_flight + 64)
             .max_buffer_capacity_per_subscription(SUBSCRIPTION_BUFFER)
             .enable_ws_ping(ping);
         let connecting = async {
@@ -92,7 +109,7 @@ impl Client {
                 }
             }
         };
-        match tokio::time::timeout(options.connect_timeout, connecting).await {
+        match tokio::time::timeout(timeout, connecting).await {
             Ok(Ok(client)) => Ok(Self::Ws(Arc::new(client))),
             Ok(Err(e)) => Err(unavailable(url, &e)),
             Err(_) => Err(CallError::Timeout),

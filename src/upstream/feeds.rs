@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use tokio::sync::{broadcast, watch};
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Duration, Instant};
 
 use super::Node;
 use super::client::Client;
@@ -44,6 +45,13 @@ impl DemandHandle {
                 }
             }
         });
+    }
+
+    /// Whether a listener of this feed would make more than `most` distinct feeds.
+    #[must_use]
+    pub fn is_full_for(&self, feed: &Feed, most: usize) -> bool {
+        let demand = self.0.borrow();
+        demand.len() >= most && !demand.contains_key(feed)
     }
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<Demand> {
@@ -100,9 +108,7 @@ impl FeedSink {
 
     /// Passes an event on unless it is a repetition. Returns the value of the `outcome` label.
     fn put(&self, event: FeedEvent) -> &'static str {
-        // A state may well be told again; a pending transaction may not.
-        let once = event.feed.0.contains("newPendingTransactions");
-        if once && !self.seen.lock().unwrap_or_else(PoisonError::into_inner).is_new(&event) {
+        if event.feed.is_merged() && !self.seen.lock().unwrap_or_else(PoisonError::into_inner).is_new(&event) {
             return "repeated";
         }
         if self.events.send(event).is_ok() { "passed" } else { "no_listener" }
@@ -113,22 +119,36 @@ impl FeedSink {
 #[derive(Default)]
 pub(crate) struct Open {
     tasks: JoinSet<()>,
-    feeds: BTreeMap<Feed, AbortHandle>,
+    feeds: BTreeMap<Feed, (AbortHandle, Instant)>,
 }
 
+/// How soon a feed that the node refused or ended is asked for again.
+pub(super) const AGAIN: Duration = Duration::from_secs(5);
+
 impl Open {
-    /// Opens what is wanted and closes what is not wanted any more.
-    pub(crate) fn follow(&mut self, demand: &Demand, node: &Arc<Node>, client: &Client, events: &FeedSink) {
-        self.feeds.retain(|feed, task| {
-            let wanted = demand.contains_key(feed) && !task.is_finished();
-            if !wanted {
+    /// Opens what is wanted of this node and closes what is not wanted any more. Feeds that are not merged are wanted only
+    /// of the node that `speaks` for all.
+    pub(crate) fn follow(
+        &mut self,
+        demand: &Demand,
+        speaks: bool,
+        node: &Arc<Node>,
+        client: &Client,
+        events: &FeedSink,
+    ) {
+        let wanted = |feed: &Feed| demand.contains_key(feed) && (speaks || feed.is_merged());
+        self.feeds.retain(|feed, (task, since)| {
+            let stays = wanted(feed) && !(task.is_finished() && since.elapsed() >= AGAIN);
+            if !stays {
                 task.abort();
             }
-            wanted
+            stays
         });
-        for feed in demand.keys().filter(|feed| !self.feeds.contains_key(*feed)).cloned().collect::<Vec<_>>() {
+        let new: Vec<Feed> =
+            demand.keys().filter(|feed| wanted(feed) && !self.feeds.contains_key(*feed)).cloned().collect();
+        for feed in new {
             let pass = pass_on(feed.clone(), node.clone(), client.clone(), events.clone());
-            self.feeds.insert(feed, self.tasks.spawn(pass));
+            self.feeds.insert(feed, (self.tasks.spawn(pass), Instant::now()));
         }
         while self.tasks.try_join_next().is_some() {}
     }

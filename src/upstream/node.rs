@@ -1,27 +1,38 @@
 //! The task of one node: connect, check the chain, subscribe, tell what is heard, and start over when it ends.
 //!
 //! Says what the node said and nothing else. A message that cannot be read is counted and skipped; the ingest notices
-//! what is missing by parent hash.
+//! what is missing by parent hash. Does as it is ordered: sets the node aside, or makes the connection anew.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
+use futures_util::future::join4;
 use jsonrpsee::core::client::Subscription;
+use rand::Rng;
+use rand::rngs::StdRng;
 use serde_json::value::RawValue;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::breaker::Breaker;
 use super::client::{CallError, Client};
 use super::feeds::Open;
-use super::{Demand, Ears, Identity, Node, Options, Pool, State, Status};
+use super::{Aside, Demand, Ears, Identity, Node, Options, Order, Pool, State, Status};
 use crate::chain::{Header, Observation, Saying};
 
-/// How long a node on another chain is left alone.
-const WRONG_CHAIN_PAUSE: Duration = Duration::from_secs(15);
-/// How often a node that is only called is checked.
-const HTTP_CHECK: Duration = Duration::from_secs(15);
+/// How long a node that is set aside is left alone at first; doubles to [`ASIDE_MAX`].
+const ASIDE_MIN: Duration = Duration::from_secs(5);
+const ASIDE_MAX: Duration = Duration::from_secs(60);
+/// Longest wait between two attempts while no other node keeps up with the chain (promise P6).
+const ALONE_MAX: Duration = Duration::from_secs(1);
+/// How long the first attempt to connect may take; doubles to the configured time.
+const FIRST_ATTEMPT: Duration = Duration::from_secs(2);
+/// How often a node that announces no heads to us is checked.
+const CHECK_EVERY: Duration = Duration::from_secs(15);
+/// How often a node that is syncing is asked whether it still is.
+const SYNCING_EVERY: Duration = Duration::from_secs(5);
 
 pub(super) struct Task {
     pub(super) node: Arc<Node>,
@@ -29,6 +40,7 @@ pub(super) struct Task {
     pub(super) options: Options,
     pub(super) ears: Ears,
     pub(super) demand: watch::Receiver<Demand>,
+    pub(super) jitter: StdRng,
     pub(super) stop: CancellationToken,
 }
 
@@ -37,56 +49,90 @@ pub(super) struct Task {
 enum End {
     #[error("{0}")]
     Call(#[from] CallError),
-    #[error("{0}")]
-    WrongChain(String),
+    #[error("{1}")]
+    Aside(Aside, String),
     #[error("malformed answer to {0}: {1}")]
     Malformed(&'static str, String),
     #[error("the subscription to newHeads ended")]
     Unsubscribed,
+    #[error("{0}")]
+    Ordered(&'static str),
     #[error("stopped")]
     Stopped,
+}
+
+/// Now, by the clock that timers keep to.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 impl Task {
     /// Runs until stopped.
     pub(super) async fn run(mut self) {
-        let mut failures = 0u32;
+        let (mut failures, mut asides) = (0u32, 0u32);
         let stop = self.stop.clone();
         // A node that never comes must be seen as down, not be missing.
         self.node.metrics.upstream_up.with_label_values(&self.labels()).set(0);
         while !stop.is_cancelled() {
+            let patience = FIRST_ATTEMPT.saturating_mul(1 << failures.min(8)).min(self.options.connect_timeout);
             let connected = tokio::select! {
                 () = stop.cancelled() => return,
-                connected = self.connect() => connected,
+                connected = self.connect(patience) => connected,
             };
             let end = match connected {
-                Ok((client, heads)) => {
+                Ok(client) => {
                     failures = 0;
-                    self.count("up");
-                    tracing::info!(chain = %self.options.chain, upstream = %self.node.label, "node is up");
-                    let end = self.follow(&client, heads).await;
-                    self.node.metrics.upstream_up.with_label_values(&self.labels()).set(0);
-                    self.tell(Instant::now(), Saying::Lost).await;
-                    end
+                    self.serve(&client).await
                 }
                 Err(end) => {
                     self.count("failed");
                     end
                 }
             };
-            if matches!(end, End::Stopped) {
-                return;
+            match end {
+                End::Stopped => return,
+                End::Aside(why, reason) => {
+                    self.aside(why, &reason, asides).await;
+                    asides += 1;
+                }
+                end => {
+                    self.set(Status::without_client(State::Down));
+                    self.pause(&end, failures).await;
+                    (failures, asides) = (failures.saturating_add(1), 0);
+                }
             }
-            let wrong = matches!(end, End::WrongChain(_));
-            self.set(if wrong { State::WrongChain } else { State::Down }, None);
-            let pause = if wrong { WRONG_CHAIN_PAUSE } else { backoff(&self.options, failures, rand::random()) };
-            self.report(&end, failures, pause);
-            failures = failures.saturating_add(1);
+            self.set(Status::without_client(State::Connecting));
+        }
+    }
+
+    /// Leaves the node alone for a while, ever longer.
+    async fn aside(&self, why: Aside, reason: &str, asides: u32) {
+        self.set(Status::without_client(why.state()));
+        let [chain, upstream] = self.labels();
+        self.node.metrics.upstream_set_aside.with_label_values(&[chain, upstream, why.label()]).inc();
+        let pause = ASIDE_MIN.saturating_mul(1 << asides.min(8)).min(ASIDE_MAX);
+        let retry_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+        tracing::error!(chain, upstream, cause = why.label(), reason, retry_ms, "node is set aside");
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+
+    /// Waits before the next attempt: no longer than a second while no other node keeps up, whenever that becomes so.
+    async fn pause(&mut self, reason: &End, failures: u32) {
+        let wait = backoff(&self.options, failures, self.jitter.random());
+        self.report(reason, failures, wait);
+        let started = tokio::time::Instant::now();
+        loop {
+            let changed = self.pool.changed();
+            let alone = !self.pool.another_is_fresh(self.node.id);
+            let wait = if alone { wait.min(ALONE_MAX) } else { wait };
             tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(pause) => {}
+                () = self.stop.cancelled() => return,
+                () = tokio::time::sleep_until(started + wait) => return,
+                () = changed => {}
             }
-            self.set(State::Connecting, None);
         }
     }
 
@@ -110,8 +156,8 @@ impl Task {
         self.node.metrics.upstream_connects.with_label_values(&[chain, upstream, outcome]).inc();
     }
 
-    fn set(&self, state: State, client: Option<Client>) {
-        self.node.status.send_replace(Status { state, head: None, client });
+    fn set(&self, status: Status) {
+        self.node.status.send_replace(status);
         self.pool.notify();
     }
 
@@ -123,24 +169,60 @@ impl Task {
         }
     }
 
-    /// Connects, checks the chain, subscribes, and tells the latest block.
-    async fn connect(&self) -> Result<(Client, Option<Subscription<Box<RawValue>>>), End> {
-        let client = Client::connect(&self.node.url, &self.options).await?;
-        let identity = self.identity(&client).await?;
-        self.check(&identity)?;
-        if !self.node.url.is_websocket() {
-            self.up(&client);
-            return Ok((client, None));
+    /// Connects and checks that the node is on our chain.
+    async fn connect(&self, patience: Duration) -> Result<Client, End> {
+        let client = Client::connect(&self.node.url, &self.options, patience).await?;
+        self.node.order.send_replace(None);
+        let syncing = self.checked(&client).await?;
+        self.node.status.send_modify(|status| status.syncing = syncing);
+        Ok(client)
+    }
+
+    /// What a connection is for, until it ends.
+    async fn serve(&mut self, client: &Client) -> End {
+        let end = loop {
+            let end = if self.node.url.is_websocket() && self.pool.follows(self.node.id) {
+                self.follow(client).await
+            } else {
+                self.stand_by(client).await
+            };
+            if let Some(end) = end {
+                break end;
+            }
+        };
+        let labels = self.labels();
+        self.node.metrics.upstream_up.with_label_values(&labels).set(0);
+        self.node.metrics.upstream_stalled.with_label_values(&labels).set(0);
+        end
+    }
+
+    fn up(&self, client: &Client, head: Option<&Header>) {
+        let was_up = self.node.state() == State::Up;
+        self.node.record().breaker = Breaker::default();
+        self.node.status.send_modify(|status| {
+            status.state = State::Up;
+            status.head = head.map(Header::block);
+            status.client = Some(client.clone());
+        });
+        self.pool.notify();
+        if !was_up {
+            self.count("up");
+            self.node.metrics.upstream_up.with_label_values(&self.labels()).set(1);
+            tracing::info!(chain = %self.options.chain, upstream = %self.node.label, "node is up");
         }
+    }
+
+    /// Subscribes, and tells the latest block.
+    async fn subscribe(&self, client: &Client) -> Result<Subscription<Box<RawValue>>, End> {
         let mut heads = client.subscribe(&self.node.url, r#"["newHeads"]"#).await?;
-        let mut latest = self.latest(&client).await?;
+        let mut latest = self.latest(client).await?;
         // What was announced before that answer came may be older than it, and would pass for the node's newer word.
         while heads.next().now_or_never().is_some_and(|head| head.is_some()) {
-            latest = self.latest(&client).await?;
+            latest = self.latest(client).await?;
         }
-        self.up(&client);
-        self.head(latest, Instant::now(), Saying::Connected).await;
-        Ok((client, Some(heads)))
+        self.up(client, Some(&latest));
+        self.head(latest, now(), Saying::Connected).await;
+        Ok(heads)
     }
 
     async fn latest(&self, client: &Client) -> Result<Header, End> {
@@ -149,68 +231,98 @@ impl Task {
         Header::from_block(latest.get().as_bytes()).map_err(malformed)
     }
 
-    fn up(&self, client: &Client) {
-        self.set(State::Up, Some(client.clone()));
-        self.node.metrics.upstream_up.with_label_values(&self.labels()).set(1);
-    }
-
     async fn ask(&self, client: &Client, method: &'static str, params: &str) -> Result<Box<RawValue>, CallError> {
         let params = RawValue::from_string(params.to_owned()).expect("params are JSON");
         client.call(&self.node.url, method, Some(&params), self.options.call_timeout).await
     }
 
-    async fn identity(&self, client: &Client) -> Result<Identity, End> {
+    /// Asks who the node is, and compares that with the configuration and with the nodes before it. Returns whether it
+    /// is syncing.
+    async fn checked(&self, client: &Client) -> Result<bool, End> {
         let malformed = |method, raw: &RawValue| End::Malformed(method, raw.get().chars().take(80).collect());
-        let raw = self.ask(client, "eth_chainId", "[]").await?;
+        let (chain_id, net_version, genesis, syncing) = join4(
+            self.ask(client, "eth_chainId", "[]"),
+            self.ask(client, "net_version", "[]"),
+            self.ask(client, "eth_getBlockByNumber", r#"["0x0",false]"#),
+            self.ask(client, "eth_syncing", "[]"),
+        )
+        .await;
+        let raw = chain_id?;
         let chain_id = serde_json::from_str::<String>(raw.get())
             .ok()
             .and_then(|text| u64::from_str_radix(text.strip_prefix("0x")?, 16).ok())
             .ok_or_else(|| malformed("eth_chainId", &raw))?;
-        let raw = self.ask(client, "net_version", "[]").await?;
+        let raw = net_version?;
         let net_version = serde_json::from_str(raw.get()).map_err(|_| malformed("net_version", &raw))?;
-        let raw = self.ask(client, "eth_getBlockByNumber", r#"["0x0",false]"#).await;
-        let genesis = raw.ok().and_then(|raw| Header::from_block(raw.get().as_bytes()).ok()).map(|h| h.hash);
-        Ok(Identity { chain_id, net_version, genesis })
+        // A node need not have block 0, nor know eth_syncing.
+        let genesis = genesis.ok().and_then(|raw| Header::from_block(raw.get().as_bytes()).ok()).map(|h| h.hash);
+        self.compare(&Identity { chain_id, net_version, genesis })?;
+        Ok(syncing.is_ok_and(|raw| raw.get() != "false"))
     }
 
-    /// The node must be on the configured chain, and on the same one as the nodes before it.
-    fn check(&self, identity: &Identity) -> Result<(), End> {
-        let wrong = |what, has: String, want: String| Err(End::WrongChain(format!("{what} is {has}, expected {want}")));
+    fn compare(&self, identity: &Identity) -> Result<(), End> {
+        let differs = |(why, has, want): (Aside, String, String)| {
+            let what = if why == Aside::ChainId { "chain id" } else { "genesis block" };
+            End::Aside(why, format!("{what} is {has}, expected {want}"))
+        };
         if let Some(want) = self.options.chain_id.filter(|want| *want != identity.chain_id) {
-            return wrong("chain id", identity.chain_id.to_string(), want.to_string());
+            return Err(differs((Aside::ChainId, identity.chain_id.to_string(), want.to_string())));
         }
-        let agreed = self.pool.agree(identity.clone());
-        if agreed.chain_id != identity.chain_id {
-            return wrong("chain id", identity.chain_id.to_string(), agreed.chain_id.to_string());
-        }
-        match (identity.genesis, agreed.genesis) {
-            (Some(has), Some(want)) if has != want => wrong("genesis block", has.to_string(), want.to_string()),
-            _ => Ok(()),
-        }
+        self.pool.agree(identity).map_err(differs)
     }
 
-    /// Tells what comes until the connection ends.
-    async fn follow(&mut self, client: &Client, heads: Option<Subscription<Box<RawValue>>>) -> End {
-        let Some(mut heads) = heads else { return self.keep_checking(client).await };
+    /// Tells what comes until the connection ends, or the node is not to be followed any more (`None`).
+    async fn follow(&mut self, client: &Client) -> Option<End> {
+        let mut heads = match self.subscribe(client).await {
+            Ok(heads) => heads,
+            Err(end) => return Some(end),
+        };
         let mut open = Open::default();
-        loop {
+        let mut order = self.node.order.subscribe();
+        let mut look = tokio::time::interval(SYNCING_EVERY);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let end = loop {
             let demand = self.demand.borrow_and_update().clone();
-            open.follow(&demand, &self.node, client, &self.ears.feeds);
+            let changed = self.pool.changed();
+            open.follow(&demand, self.pool.speaks(self.node.id), &self.node, client, &self.ears.feeds);
+            if !self.pool.follows(self.node.id) {
+                break None;
+            }
+            if let Some(end) = ordered(&mut order) {
+                break Some(end);
+            }
             tokio::select! {
-                () = self.stop.cancelled() => return End::Stopped,
-                gone = client.gone(&self.node.url) => return gone.into(),
-                changed = self.demand.changed() => if changed.is_err() { return End::Stopped },
+                () = self.stop.cancelled() => break Some(End::Stopped),
+                gone = client.gone(&self.node.url) => break Some(gone.into()),
+                changed = self.demand.changed() => if changed.is_err() { break Some(End::Stopped) },
                 head = heads.next() => match head {
                     Some(Ok(raw)) => self.announced(raw).await,
-                    Some(Err(e)) => return End::Malformed("newHeads", e.to_string()),
-                    None => return End::Unsubscribed,
+                    Some(Err(e)) => break Some(End::Malformed("newHeads", e.to_string())),
+                    None => break Some(End::Unsubscribed),
                 },
+                _ = order.changed() => {}
+                _ = look.tick(), if self.node.is_syncing() || !demand.is_empty() => {
+                    self.look_whether_syncing(client).await;
+                }
+                () = changed, if self.options.subscribe_max > 0 || !demand.is_empty() => {}
             }
+        };
+        self.tell(now(), Saying::Lost).await;
+        end
+    }
+
+    async fn look_whether_syncing(&self, client: &Client) {
+        if !self.node.is_syncing() {
+            return;
+        }
+        if let Ok(raw) = self.ask(client, "eth_syncing", "[]").await {
+            self.node.status.send_modify(|status| status.syncing = raw.get() != "false");
+            self.pool.notify();
         }
     }
 
     async fn announced(&self, raw: Box<RawValue>) {
-        let at = Instant::now();
+        let at = now();
         match Header::from_announcement(Bytes::from(Box::<str>::from(raw).into_string())) {
             Ok(header) => self.head(header, at, Saying::Head).await,
             Err(error) => {
@@ -229,18 +341,39 @@ impl Task {
         self.tell(at, what(Arc::new(header))).await;
     }
 
-    /// A node that is only called has no stream to watch: ask it now and then.
-    async fn keep_checking(&self, client: &Client) -> End {
+    /// A node that is only called has no stream to watch: checks it now and then, until the connection ends or the node
+    /// is to be followed (`None`).
+    async fn stand_by(&self, client: &Client) -> Option<End> {
+        // Who is not followed cannot be seen to be behind.
+        self.pool.order(self.node.id, Order::Stalled(false));
+        self.up(client, None);
+        let follows = || self.node.url.is_websocket() && self.pool.follows(self.node.id);
+        let mut check = tokio::time::interval(CHECK_EVERY);
+        check.reset();
         loop {
-            tokio::select! {
-                () = self.stop.cancelled() => return End::Stopped,
-                () = tokio::time::sleep(HTTP_CHECK) => {}
+            let changed = self.pool.changed();
+            if follows() {
+                return None;
             }
-            match self.identity(client).await.and_then(|identity| self.check(&identity)) {
-                Ok(()) => {}
-                Err(end) => return end,
+            tokio::select! {
+                () = self.stop.cancelled() => return Some(End::Stopped),
+                gone = client.gone(&self.node.url) => return Some(gone.into()),
+                () = changed => {}
+                _ = check.tick() => match self.checked(client).await {
+                    Ok(syncing) => self.node.status.send_modify(|status| status.syncing = syncing),
+                    Err(end) => return Some(end),
+                },
             }
         }
+    }
+}
+
+/// The end that is ordered, if one is.
+fn ordered(order: &mut watch::Receiver<Option<Order>>) -> Option<End> {
+    match *order.borrow_and_update() {
+        Some(Order::SetAside(why)) => Some(End::Aside(why, "it would undo a finalized block".into())),
+        Some(Order::Reconnect(why)) => Some(End::Ordered(why)),
+        Some(Order::Stalled(_)) | None => None,
     }
 }
 
@@ -263,7 +396,13 @@ mod tests {
             chain_id: None,
             connect_timeout: Duration::from_secs(1),
             call_timeout: Duration::from_secs(1),
-            calls_in_flight: 1,
+            calls: super::super::Rates {
+                per_second: std::num::NonZeroU32::MIN,
+                burst: std::num::NonZeroU32::MIN,
+                in_flight: 1,
+            },
+            subscribe_max: 0,
+            seed: None,
             message_max_bytes: 1,
             backoff_min: Duration::from_millis(100),
             backoff_max: Duration::from_secs(5),

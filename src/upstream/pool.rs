@@ -1,31 +1,46 @@
 //! Picks a node for a call, and waits a bounded time for one that can answer.
 //!
-//! Owns no connection. Prefers nodes whose own head is at least the height that the call is about, in the order of the
-//! configuration.
+//! Owns no connection. A node must have the block that the call is about; among those, fresh ones come before stalled
+//! ones, and cheaper ones before dearer ones. Says which nodes are subscribed to where that is not all of them.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rand::Rng;
 use serde_json::value::RawValue;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::budget::Use;
 use super::client::CallError;
-use super::{Identity, Node, State};
+use super::{Aside, Identity, Node, Options, Order, State};
 use crate::chain::{BlockRef, NodeId};
+use crate::planted::{self, Bug};
 
 /// The nodes of one chain.
 #[derive(Debug)]
 pub struct Pool {
     nodes: Vec<Arc<Node>>,
-    identity: OnceLock<Identity>,
+    identity: Mutex<Option<Identity>>,
+    /// Which nodes are subscribed to; `None` for all.
+    elected: Mutex<Option<Vec<NodeId>>>,
+    subscribe_max: usize,
     call_timeout: Duration,
     changed: Arc<Notify>,
 }
 
 impl Pool {
-    pub(super) fn new(nodes: Vec<Arc<Node>>, call_timeout: Duration, changed: Arc<Notify>) -> Self {
-        Self { nodes, identity: OnceLock::new(), call_timeout, changed }
+    pub(super) fn new(nodes: Vec<Arc<Node>>, options: &Options, changed: Arc<Notify>) -> Self {
+        let websockets = nodes.iter().filter(|node| node.url.is_websocket()).count();
+        let some = (1..websockets).contains(&options.subscribe_max);
+        Self {
+            nodes,
+            identity: Mutex::new(None),
+            elected: Mutex::new(some.then(Vec::new)),
+            subscribe_max: options.subscribe_max,
+            call_timeout: options.call_timeout,
+            changed,
+        }
     }
 
     /// All nodes, in the order of the configuration.
@@ -34,19 +49,88 @@ impl Pool {
         &self.nodes
     }
 
+    /// One node.
+    #[must_use]
+    pub fn node(&self, id: NodeId) -> Option<&Arc<Node>> {
+        self.nodes.get(usize::from(id.0))
+    }
+
     /// What the nodes have in common; `None` until one has answered.
     #[must_use]
-    pub fn identity(&self) -> Option<&Identity> {
-        self.identity.get()
+    pub fn identity(&self) -> Option<Identity> {
+        self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Takes the identity if none is known yet, and returns the one that holds.
-    pub(super) fn agree(&self, identity: Identity) -> &Identity {
-        self.identity.get_or_init(|| identity)
+    /// Takes the identity, or what is not known of it yet. `Err` says what differs from the one that holds.
+    pub(super) fn agree(&self, new: &Identity) -> Result<(), (Aside, String, String)> {
+        let mut held = self.identity.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = held.get_or_insert_with(|| new.clone());
+        if known.chain_id != new.chain_id {
+            return Err((Aside::ChainId, new.chain_id.to_string(), known.chain_id.to_string()));
+        }
+        match (new.genesis, known.genesis) {
+            (Some(has), Some(want)) if has != want => Err((Aside::Genesis, has.to_string(), want.to_string())),
+            (genesis, None) => {
+                known.genesis = genesis;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
     }
 
+    /// A node's state changed.
     pub(super) fn notify(&self) {
+        self.elect();
         self.changed.notify_waiters();
+    }
+
+    /// Ends when a node's state has changed after this was called.
+    pub(super) fn changed(&self) -> tokio::sync::futures::Notified<'_> {
+        self.changed.notified()
+    }
+
+    /// Treats a node as ordered.
+    pub fn order(&self, id: NodeId, order: Order) {
+        let Some(node) = self.node(id).filter(|_| !planted::is(Bug::NeverGiveUpNode)) else { return };
+        if let Order::Stalled(stalled) = order {
+            node.status.send_modify(|status| status.stalled = stalled);
+            node.metrics.upstream_stalled.with_label_values(&[&*node.chain, &*node.label]).set(i64::from(stalled));
+            tracing::debug!(chain = %node.chain, upstream = %node.label, stalled, "a node is behind, or no longer");
+            self.notify();
+        } else {
+            node.order.send_replace(Some(order));
+        }
+    }
+
+    /// Whether another node than this one keeps up with the chain.
+    pub(super) fn another_is_fresh(&self, id: NodeId) -> bool {
+        self.nodes.iter().any(|node| node.id != id && node.url.is_websocket() && node.status.borrow().is_fresh())
+    }
+
+    /// Whether this node speaks for all in what cannot be merged: the first of those that keep up.
+    pub(super) fn speaks(&self, id: NodeId) -> bool {
+        let followed = || self.nodes.iter().filter(|node| node.url.is_websocket() && self.follows(node.id));
+        let fresh = followed().find(|node| node.status.borrow().is_fresh());
+        fresh.or_else(|| followed().find(|node| node.state() == State::Up)).is_some_and(|node| node.id == id)
+    }
+
+    /// Whether this node is to be subscribed to.
+    pub(super) fn follows(&self, id: NodeId) -> bool {
+        self.elected.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_none_or(|elected| elected.contains(&id))
+    }
+
+    /// Fills the places of those that do not keep up with those that do. Who keeps up keeps its place.
+    fn elect(&self) {
+        let mut elected = self.elected.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(elected) = elected.as_mut() else { return };
+        let fresh = |id: NodeId| self.node(id).is_some_and(|node| node.status.borrow().is_fresh());
+        let mut others = self.nodes.iter().filter(|n| n.url.is_websocket() && !elected.contains(&n.id) && fresh(n.id));
+        let mut next = Vec::with_capacity(self.subscribe_max);
+        for id in elected.iter().copied() {
+            next.push(if fresh(id) { id } else { others.next().map_or(id, |node| node.id) });
+        }
+        next.extend(others.map(|node| node.id).take(self.subscribe_max - next.len()));
+        *elected = next;
     }
 
     /// Longest time for one call.
@@ -55,20 +139,37 @@ impl Pool {
         self.call_timeout
     }
 
-    /// A node that is up and whose head is at least at `height`, other than those in `tried`. Nodes that are only
-    /// called come last: their head is not known.
+    /// The best node that can be called and whose head is at least at `height`, other than those in `tried`. Nodes that
+    /// are behind the others come after those that are not, and nodes whose head is not known last.
     #[must_use]
     pub fn pick(&self, height: u64, tried: &[NodeId]) -> Option<&Arc<Node>> {
-        let mut blind = None;
-        for node in self.nodes.iter().filter(|n| !tried.contains(&n.id)) {
-            let status = node.status.borrow();
-            match (status.state, status.head) {
-                (State::Up, Some(head)) if head.number >= height => return Some(node),
-                (State::Up, None) => blind = blind.or(Some(node)),
-                _ => {}
-            }
-        }
-        blind
+        let now = Instant::now().into_std();
+        let highest = self.nodes.iter().filter_map(|node| node.head()).map(|head| head.number).max().unwrap_or(0);
+        let ranked =
+            self.nodes.iter().enumerate().filter(|(_, n)| !tried.contains(&n.id)).filter_map(|(place, node)| {
+                let (tier, head) = {
+                    let status = node.status.borrow();
+                    match status.head {
+                        _ if status.state != State::Up => return None,
+                        Some(head) if head.number < height => return None,
+                        Some(head) => (u8::from(!status.is_fresh()), head.number),
+                        None => (2, highest),
+                    }
+                };
+                let record = node.record();
+                if record.breaker.opens_at(now).is_some() {
+                    return None;
+                }
+                let cost = record.score.cost(place, highest.saturating_sub(head), node.budget.under_way(&node.rates));
+                Some(((tier, cost), node))
+            });
+        ranked.min_by(|(a, _), (b, _)| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))).map(|(_, node)| node)
+    }
+
+    /// When the first of the nodes that failed calls may be called again.
+    fn next_opening(&self) -> Option<Instant> {
+        let now = Instant::now().into_std();
+        self.nodes.iter().filter_map(|node| node.record().breaker.opens_at(now)).min().map(Instant::from_std)
     }
 
     /// Like [`Pool::pick`], and where there is none, waits for one until `deadline`.
@@ -78,9 +179,12 @@ impl Pool {
             if let Some(node) = self.pick(height, tried) {
                 return Some(node);
             }
-            if tokio::time::timeout_at(deadline, changed).await.is_err() {
+            if Instant::now() >= deadline {
                 return None;
             }
+            let opening = self.next_opening().map_or(deadline, |at| at.min(deadline));
+            // Either way it is looked at again: the time may have come, or a node.
+            let _ = tokio::time::timeout_at(opening, changed).await;
         }
     }
 }
@@ -98,41 +202,93 @@ impl Node {
         self.status.borrow().state
     }
 
+    /// Whether it says that it is still syncing.
+    #[must_use]
+    pub fn is_syncing(&self) -> bool {
+        self.status.borrow().syncing
+    }
+
     /// The last head that the node told on the present connection.
     #[must_use]
     pub fn head(&self) -> Option<BlockRef> {
         self.status.borrow().head
     }
 
-    /// One call to this node, within `deadline`.
+    /// One call for a client, within `deadline`.
     pub async fn call(
         &self,
         method: &str,
         params: Option<&RawValue>,
         deadline: Duration,
     ) -> Result<Box<RawValue>, CallError> {
-        let started = Instant::now();
-        let result = self.try_call(method, params, deadline).await;
-        let outcome = result.as_ref().err().map_or("ok", CallError::label);
-        self.metrics.upstream_calls.with_label_values(&[&*self.chain, &*self.label, outcome]).inc();
-        let seconds = started.elapsed().as_secs_f64();
-        self.metrics.upstream_call_seconds.with_label_values(&[&*self.chain, &*self.label]).observe(seconds);
-        result
+        self.record().breaker.begin(Instant::now().into_std());
+        self.measured(Use::Client, method, params, deadline).await
     }
 
-    async fn try_call(
+    /// One call that the gateway itself needs to keep the stream exact, within `deadline`.
+    pub async fn ask(
         &self,
         method: &str,
         params: Option<&RawValue>,
         deadline: Duration,
     ) -> Result<Box<RawValue>, CallError> {
-        let ends = Instant::now() + deadline;
+        self.measured(Use::Repair, method, params, deadline).await
+    }
+
+    /// Ends when the node no longer keeps up. Never ends for one that does not now.
+    pub async fn falls_behind(&self) {
+        let mut status = self.status.subscribe();
+        if status.borrow_and_update().is_fresh() {
+            // The sender lives as long as this node.
+            let _ = status.wait_for(|status| !status.is_fresh()).await;
+        } else {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    async fn measured(
+        &self,
+        usage: Use,
+        method: &str,
+        params: Option<&RawValue>,
+        deadline: Duration,
+    ) -> Result<Box<RawValue>, CallError> {
+        let started = Instant::now();
+        let result = self.try_call(usage, method, params, started + deadline).await;
+        let outcome = result.as_ref().err().map_or("ok", CallError::label);
+        let labels = [&*self.chain, &*self.label];
+        self.metrics.upstream_calls.with_label_values(&[labels[0], labels[1], outcome]).inc();
+        if matches!(result, Err(CallError::OverBudget(_))) {
+            return result;
+        }
+        self.metrics.upstream_call_seconds.with_label_values(&labels).observe(started.elapsed().as_secs_f64());
+        let trouble = result.as_ref().is_err_and(CallError::is_trouble);
+        let mut record = self.record();
+        record.score.observe(started.elapsed(), !trouble);
+        if trouble {
+            let unit = record.jitter.random();
+            if record.breaker.failed(Instant::now().into_std(), unit) {
+                tracing::warn!(chain = %self.chain, upstream = %self.label, "the node fails calls; others are called");
+            }
+        } else {
+            record.breaker.ok();
+        }
+        self.metrics.upstream_breaker.with_label_values(&labels).set(i64::from(record.breaker.is_open()));
+        drop(record);
+        result
+    }
+
+    async fn try_call(
+        &self,
+        usage: Use,
+        method: &str,
+        params: Option<&RawValue>,
+        ends: Instant,
+    ) -> Result<Box<RawValue>, CallError> {
         let Some(client) = self.status.borrow().client.clone() else {
             return Err(CallError::Unavailable("not connected".into()));
         };
-        let Ok(Ok(_slot)) = tokio::time::timeout_at(ends, self.slots.acquire()).await else {
-            return Err(CallError::Timeout);
-        };
+        let _slot = self.budget.take(usage, ends).await?;
         client.call(&self.url, method, params, ends.saturating_duration_since(Instant::now())).await
     }
 }

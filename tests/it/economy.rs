@@ -38,7 +38,9 @@ impl Scene {
         // Both ends of 5,000 connections are in this process.
         let limit = rlimit::increase_nofile_limit(20_000).expect("the limit can be read");
         assert!(limit >= 12_000, "5,000 clients need 12,000 descriptors, the hard limit here is {limit}");
-        let chain = SharedChain::new(DevOptions { pending_per_block: 0, ..DevOptions::default() });
+        // No reorg here goes below what is final.
+        let deep = DevOptions { pending_per_block: 0, finalized_depth: 100, ..DevOptions::default() };
+        let chain = SharedChain::new(deep);
         let nodes = [new_node(&chain), new_node(&chain)];
         let gateway = Gateway::start(GatewayOptions::upstreams(nodes.iter().map(DevNode::ws_url))).await;
         gateway.ready().await;

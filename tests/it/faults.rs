@@ -5,6 +5,7 @@
 
 mod outages;
 mod reorgs;
+mod shrink;
 
 use std::time::{Duration, Instant};
 
@@ -33,7 +34,9 @@ impl Scene {
         // Both ends of every connection are in this process.
         let limit = rlimit::increase_nofile_limit(8192).expect("the limit can be read");
         assert!(limit >= 4096, "the crowd needs 4,096 descriptors, the hard limit here is {limit}");
-        let chain = SharedChain::new(DevOptions { pending_per_block: 0, ..DevOptions::default() });
+        // Reorgs of 40 blocks must not go below what is final.
+        let deep = DevOptions { pending_per_block: 0, safe_depth: 60, finalized_depth: 100, ..DevOptions::default() };
+        let chain = SharedChain::new(deep);
         let nodes: Vec<DevNode> = (0..nodes).map(|_| new_node(&chain)).collect();
         let options = GatewayOptions::upstreams(nodes.iter().map(DevNode::ws_url));
         let gateway = Gateway::start(options.set("upstream.backoff_max", "500ms")).await;

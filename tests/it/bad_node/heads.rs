@@ -5,8 +5,9 @@ use alloy_primitives::{B256, keccak256};
 use chaincast::devnode::{DevNode, SharedChain, Span, Spoil};
 use serde_json::{Value, json};
 
+use crate::harness::client::{End, PATIENCE};
 use crate::harness::stage::{CHAIN, new_chain, new_node};
-use crate::harness::{Gateway, GatewayOptions, Watcher};
+use crate::harness::{Gateway, GatewayOptions, Watcher, until};
 
 /// Blocks that a node lies about.
 const LIES: u32 = 4;
@@ -49,9 +50,13 @@ fn lies(chain: &SharedChain) -> Vec<(&'static str, Spoil)> {
         ("a number going back", field("number", shifted(-5))),
         ("number 0", field("number", |_| json!("0x0"))),
         ("a number too high", field("number", shifted(1))),
-        ("a number 100,000 too high", field("number", shifted(100_000))),
         ("the highest number", field("number", |_| json!("0xffffffffffffffff"))),
     ]
+}
+
+/// Heads of another place on the same chain.
+fn far() -> Vec<(&'static str, Spoil)> {
+    vec![("a number 100,000 too high", field("number", shifted(100_000)))]
 }
 
 /// Heads that cannot be read.
@@ -95,7 +100,7 @@ async fn heads_that_lie_change_nothing_beside_a_healthy_node() {
     let chain = new_chain();
     let (liar, healthy) = (new_node(&chain), new_node(&chain));
     let (gateway, mut watcher) = follow(&chain, &[&liar, &healthy]).await;
-    for (lie, spoil) in lies(&chain).into_iter().chain(unreadable()) {
+    for (lie, spoil) in lies(&chain).into_iter().chain(far()).chain(unreadable()) {
         println!("{lie}");
         liar.faults().spoil("newHeads", spoil, Span::Times(LIES));
         for _ in 0..LIES {
@@ -127,6 +132,53 @@ async fn is_made_up_for(chain: &SharedChain, lies: Vec<(&'static str, Spoil)>) {
 #[tokio::test]
 async fn heads_that_cannot_be_read_are_made_up_for_when_the_node_is_healed() {
     is_made_up_for(&new_chain(), unreadable()).await;
+}
+
+/// Reads on until the view is the chain, or the connection ends.
+async fn read_on(watcher: &mut Watcher, chain: &SharedChain) -> Result<(), End> {
+    let reading = async {
+        while watcher.view.compare(chain).is_err() {
+            watcher.step().await?;
+        }
+        Ok(())
+    };
+    tokio::time::timeout(PATIENCE / 2, reading).await.expect("the stream goes on or ends")
+}
+
+#[tokio::test]
+async fn heads_that_lie_are_made_up_for_or_end_the_stream_visibly() {
+    let chain = new_chain();
+    for (lie, spoil) in lies(&chain).into_iter().chain(far()) {
+        println!("{lie}");
+        let liar = new_node(&chain);
+        // Each by itself: a lie that is not made up for must not be covered by the next.
+        let (gateway, mut watcher) = follow(&chain, &[&liar]).await;
+        liar.faults().spoil("newHeads", spoil, Span::Times(LIES));
+        for logs in 0..LIES {
+            chain.mine(logs as usize);
+        }
+        liar.caught_up().await;
+        chain.mine(3);
+        if let Err(end) = read_on(&mut watcher, &chain).await {
+            // Nobody else says that the chain did not go on there.
+            assert_eq!((&*end_of(&gateway, end).await, lie.contains("number")), ("gap", true), "{lie}");
+            watcher = Watcher::start(&gateway.ws_url()).await;
+        }
+        for _ in 0..2 {
+            watcher.lives(&chain).await;
+        }
+        drop(watcher);
+        gateway.stop().await;
+    }
+}
+
+/// Why a connection ended; what comes now is then the beginning of something new, with its logs.
+async fn end_of(gateway: &Gateway, end: End) -> String {
+    until("its logs are there", async || gateway.metrics.logs_waiting.with_label_values(&[CHAIN]).get() == 0).await;
+    match end {
+        End::Closed(1013, reason) => reason,
+        other => format!("{other:?}"),
+    }
 }
 
 /// A hash that is not the header's, another one each time that the header is told.

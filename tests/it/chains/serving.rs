@@ -105,6 +105,9 @@ async fn ids_belong_to_one_chain_and_one_connection() {
 /// Both chains of a gateway in a process of its own.
 async fn both(daemon: Daemon, red: &Side, blue: &Side) {
     daemon.ready().await;
+    for name in NAMES {
+        daemon.logs_are_there(name).await;
+    }
     serves(&daemon.ws_url(), &red.chain, 1).await;
     serves(&format!("{}/blue", daemon.ws_url()), &blue.chain, 2).await;
     let metrics = http::get(daemon.admin, "/metrics").await.body;

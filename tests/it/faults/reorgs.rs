@@ -112,3 +112,24 @@ async fn the_chain_goes_from_a_to_b_and_back_to_a() {
     scene.watcher.reach(&scene.chain).await;
     scene.ends_exact("from A to B and back").await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shorter_branch_is_not_left_again_for_a_node_that_is_behind() {
+    let mut scene = Scene::start(2).await;
+    // The first node gives the heads, the second one repeats them later.
+    scene.nodes[1].faults().set_lag(Duration::from_millis(400));
+    mine(&scene.chain, 12, Duration::from_millis(50)).await;
+    scene.nodes[1].caught_up().await;
+    scene.watcher.reach(&scene.chain).await;
+    for (depth, new) in [(5, 3), (4, 4), (6, 1)] {
+        let before = scene.watcher.view.replaced;
+        scene.chain.reorg(depth, new);
+        scene.watcher.reach(&scene.chain).await;
+        scene.nodes[1].caught_up().await;
+        scene.watcher.lives(&scene.chain).await;
+        scene.nodes[1].caught_up().await;
+        let replaced = usize::try_from(depth).expect("it is small");
+        assert_eq!(scene.watcher.view.replaced - before, replaced, "{depth} blocks gave way to {new}");
+    }
+    scene.ends_exact("a shorter branch while a node is behind").await;
+}

@@ -100,6 +100,11 @@ impl Client {
         Ok((id, value["params"]["result"].clone()))
     }
 
+    /// Whether notifications came while an answer was awaited.
+    pub(crate) fn has_early(&self) -> bool {
+        !self.early.is_empty()
+    }
+
     /// Reads on until the connection ends.
     pub(crate) async fn end(&mut self) -> End {
         loop {

@@ -5,6 +5,7 @@
 pub(crate) mod anvil;
 pub(crate) mod client;
 pub(crate) mod crowd;
+pub(crate) mod engine;
 pub(crate) mod gateway;
 pub(crate) mod geth;
 pub(crate) mod http;
@@ -19,3 +20,8 @@ pub(crate) use gateway::{Gateway, GatewayOptions};
 pub(crate) use stage::Stage;
 pub(crate) use until::until;
 pub(crate) use view::Watcher;
+
+/// A number from the environment.
+pub(crate) fn asked(variable: &str, otherwise: u64) -> u64 {
+    std::env::var(variable).map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{variable} is no number")))
+}

@@ -82,9 +82,9 @@ impl Gateway {
     /// Gaps of a chain so far, whatever their cause.
     pub(crate) fn gaps(&self, chain: &str) -> u64 {
         let text = self.metrics.text();
-        let series = format!("chaincast_gaps_total{{chain=\"{chain}\"");
-        let values =
-            text.lines().filter(|line| line.starts_with(&series)).filter_map(|line| line.split(' ').next_back());
+        let label = format!("chain=\"{chain}\"");
+        let series = text.lines().filter(|line| line.starts_with("chaincast_gaps_total{") && line.contains(&label));
+        let values = series.filter_map(|line| line.split(' ').next_back());
         values.map(|value| value.parse::<u64>().expect("a counter is a number")).sum()
     }
 

@@ -11,7 +11,8 @@ use super::geth::quantity;
 
 /// A client's view of the chain, from the first head that it got.
 ///
-/// A head must follow the newest one, or replace heads all of whose logs were removed before. A log must be of a head
+/// A head must follow the newest one, or replace heads all of whose logs were removed before, be it by itself alone (a step
+/// back to it). A log must be of a head
 /// that is there, and come after the logs before it. What is removed must be the newest log. What follows from the
 /// rules: nothing comes twice, nothing out of order, nothing of a block that is not there.
 #[derive(Debug, Default)]
@@ -26,14 +27,15 @@ pub(crate) struct View {
     pub(crate) replaced: usize,
 }
 
-type Breach = Result<(), String>;
+/// What is wrong, in words.
+pub(crate) type Breach = Result<(), String>;
 
 fn height(head: &Value) -> u64 {
     quantity(&head["number"])
 }
 
 /// Where a log stands on its branch.
-fn place(log: &Value) -> (u64, u64) {
+pub(crate) fn place(log: &Value) -> (u64, u64) {
     (quantity(&log["blockNumber"]), quantity(&log["logIndex"]))
 }
 
@@ -45,6 +47,16 @@ impl View {
     /// How many logs stand.
     pub(crate) fn logs(&self) -> usize {
         self.logs.len()
+    }
+
+    /// The height of the first head.
+    pub(crate) fn first(&self) -> Option<u64> {
+        self.heads.first().map(height)
+    }
+
+    /// The newest head.
+    pub(crate) fn tip(&self) -> Option<&Value> {
+        self.heads.last()
     }
 
     /// The place of a height among the heads; `Err` where it is below the first.
@@ -64,7 +76,8 @@ impl View {
         if at > 0 && self.heads[at - 1]["hash"] != head["parentHash"] {
             return Err(format!("{name} has a parent that is not the head below it"));
         }
-        if self.heads.get(at).is_some_and(|standing| standing["hash"] == head["hash"]) {
+        // Below the newest it is a step back.
+        if at + 1 == self.heads.len() && self.heads[at]["hash"] == head["hash"] {
             return Err(format!("{name} comes twice"));
         }
         let undone = self.heads.split_off(at);
@@ -119,6 +132,12 @@ impl View {
         same("logs", &self.logs, &logs)
     }
 
+    /// The same, of blocks given as their headers and logs.
+    pub(crate) fn compare_blocks<'a>(&self, blocks: impl Iterator<Item = (&'a Value, &'a [Value])> + Clone) -> Breach {
+        same("heads", &self.heads, blocks.clone().map(|(head, _)| head))?;
+        same("logs", &self.logs, blocks.flat_map(|(_, logs)| logs))
+    }
+
     /// How many logs of a block were asked for.
     fn wanted_of(&self, block: &Block) -> usize {
         let Some(address) = &self.address else { return block.log_count() };
@@ -142,10 +161,10 @@ impl View {
     }
 }
 
-fn same(what: &str, ours: &[Value], chain: &[Value]) -> Breach {
-    count(what, ours.len(), chain.len())?;
-    match ours.iter().zip(chain).position(|(ours, chain)| ours != chain) {
-        Some(at) => Err(format!("{what} differ at {at}:\n  got {}\n  is  {}", ours[at], chain[at])),
+fn same<'a>(what: &str, ours: &[Value], chain: impl IntoIterator<Item = &'a Value> + Clone) -> Breach {
+    count(what, ours.len(), chain.clone().into_iter().count())?;
+    match ours.iter().zip(chain).enumerate().find(|(_, (ours, chain))| ours != chain) {
+        Some((at, (ours, chain))) => Err(format!("{what} differ at {at}:\n  got {ours}\n  is  {chain}")),
         None => Ok(()),
     }
 }

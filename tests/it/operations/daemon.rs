@@ -84,6 +84,15 @@ impl Daemon {
         until("it is ready", async || http::get(self.admin, "/readyz").await.status == 200).await;
     }
 
+    /// Waits until a chain's heads all have their logs: who comes between a head and its logs gets the logs alone.
+    pub(crate) async fn logs_are_there(&self, chain: &str) {
+        let none_waits = format!("chaincast_logs_waiting_blocks{{chain=\"{chain}\"}} 0");
+        until("all logs are there", async || {
+            http::get(self.admin, "/metrics").await.body.lines().any(|line| line == none_waits)
+        })
+        .await;
+    }
+
     /// Sends a signal by its name.
     pub(crate) fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();

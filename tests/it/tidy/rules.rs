@@ -20,10 +20,10 @@ const MAY_USE: [(&str, &[&str]); 7] = [
     ("devnode", &[]),
 ];
 /// Modules that only these modules may use.
-const ONLY_FOR: [(&str, &[&str]); 1] = [("devnode", &["bench", "cli"])];
+const ONLY_FOR: [(&str, &[&str]); 1] = [("devnode", &["bench", "cli", "sim"])];
 
 /// Files and folders that are pure: no async, no clock, no I/O, no threads, no randomness.
-pub(super) const PURE: [&str; 18] = [
+pub(super) const PURE: [&str; 26] = [
     "src/chain.rs",
     "src/close.rs",
     "src/devnode/args.rs",
@@ -36,12 +36,20 @@ pub(super) const PURE: [&str; 18] = [
     "src/filter/",
     "src/hub/frame.rs",
     "src/hub/streams.rs",
+    "src/ingest/ask.rs",
+    "src/ingest/finality.rs",
     "src/ingest/logs.rs",
+    "src/ingest/rule.rs",
     "src/ingest/tracker.rs",
+    "src/ingest/walk.rs",
+    "src/ingest/watch.rs",
+    "src/ingest/window.rs",
     "src/rpc.rs",
     "src/session/protocol.rs",
     "src/session/reader.rs",
     "src/session/subscribe.rs",
+    "src/upstream/breaker.rs",
+    "src/upstream/score.rs",
 ];
 const IMPURE_WORDS: [&str; 9] =
     ["async", "await", "elapsed", "print", "println", "eprintln", "stdin", "stdout", "thread_local"];

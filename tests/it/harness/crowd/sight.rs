@@ -140,7 +140,7 @@ impl Sight {
         if at > self.heads.len() {
             self.tally.missing += at - self.heads.len();
             self.tally.say(|| format!("head {number} {hash} leaves a hole"));
-        } else if self.heads.get(at) == Some(&hash) {
+        } else if at + 1 == self.heads.len() && self.heads[at] == hash {
             self.tally.doubled += 1;
             self.tally.say(|| format!("head {number} {hash} comes twice"));
         } else if at.checked_sub(1).map_or(self.base.hash, |below| self.heads[below]) != parent {
