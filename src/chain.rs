@@ -173,15 +173,20 @@ impl Log {
         items.into_iter().map(log).collect::<Result<_, _>>().map(Some)
     }
 
-    /// The log as it is told when its block leaves the chain: the same JSON with `removed` true.
+    /// The log as it is told when its block leaves the chain: the same JSON with `removed` true, in parts that share the
+    /// bytes of `json`.
     #[must_use]
-    pub fn removed_json(&self) -> String {
-        let mut members = members("log", &self.json).expect("was read as an object before");
-        match members.iter_mut().find(|(name, _)| name == "removed") {
-            Some((_, value)) => *value = "true",
-            None => members.push(("removed".into(), "true")),
-        }
-        object(&members)
+    pub fn removed_parts(&self) -> [Bytes; 3] {
+        let members = members("log", &self.json).expect("was read as an object before");
+        let removed = members.iter().find(|(name, _)| name == "removed");
+        let (from, to, between) = match removed.map(|(_, value)| self.json.slice_ref(value.as_bytes())) {
+            Some(value) => {
+                let from = value.as_ptr().addr() - self.json.as_ptr().addr();
+                (from, from + value.len(), &b"true"[..])
+            }
+            None => (self.json.len() - 1, self.json.len() - 1, &br#","removed":true"#[..]),
+        };
+        [self.json.slice(..from), Bytes::from_static(between), self.json.slice(to..)]
     }
 }
 
@@ -397,8 +402,8 @@ mod tests {
         let json = Bytes::from(format!("[{},{}]", log(r#","removed":false,"z":1"#), log("")));
         let logs = Log::list(&json).unwrap().unwrap();
         assert_eq!(logs[0].json, log(r#","removed":false,"z":1"#));
-        assert_eq!(logs[0].removed_json(), log(r#","removed":true,"z":1"#));
-        assert_eq!(logs[1].removed_json(), log(r#","removed":true"#));
+        assert_eq!(logs[0].removed_parts().concat(), log(r#","removed":true,"z":1"#).as_bytes());
+        assert_eq!(logs[1].removed_parts().concat(), log(r#","removed":true"#).as_bytes());
         assert_eq!(Log::list(&Bytes::from_static(b"null")).unwrap(), None);
         assert!(Log::list(&Bytes::from_static(b"[1]")).is_err());
     }

@@ -4,21 +4,27 @@
 //! clients are served. Owns nothing between two entries.
 
 use std::rc::Rc;
+use std::slice::from_ref;
 use std::sync::Arc;
 
 use bytes::BytesMut;
 use tokio::time::Instant;
 
+use super::catchup::Cut;
 use super::conn::{Conn, ConnKey, Place, Written};
 use super::frame::{Batch, BatchBuilder};
 use super::shard::State;
-use super::streams::Group;
-use super::{Shard, StreamKey, catchup, frame};
+use super::streams::{Group, Member};
+use super::{Shard, StreamKey, frame};
 use crate::chain::{FeedEvent, Log};
 use crate::journal::{Entry, Update};
 
 /// Writes between two yields: about a millisecond of `send` calls. Few in tests, so that much happens in between.
 const PORTION: usize = if cfg!(test) { 4 } else { 128 };
+
+/// A result of more bytes is not encoded for each stream that wants it: no socket takes it at once, so who wants it has
+/// to catch up with it anyway, and catching up does not copy it. Few in tests, so that it happens.
+const ENCODED_MAX: usize = if cfg!(test) { 7_800 } else { 256 * 1024 };
 
 /// One subscription that gets a batch.
 #[derive(Debug, Clone, Copy)]
@@ -33,7 +39,8 @@ struct Delivery {
 struct Plan {
     batches: Vec<Batch>,
     deliveries: Vec<Delivery>,
-    /// Connections whose part of an undo is not that of the others: they joined in the middle of what is undone.
+    /// Connections that catch up with the entry, each for itself: they want what is too large to encode, or joined in the
+    /// middle of what is undone, so that their part of it is not that of the others.
     alone: Vec<ConnKey>,
 }
 
@@ -42,7 +49,7 @@ pub(super) async fn deliver(shard: &Rc<Shard>, entry: &Arc<Entry>) {
     let started = Instant::now();
     let plan = {
         let mut state = shard.state.borrow_mut();
-        state.take_up(entry, shard.options.lag_max_blocks);
+        state.take_up(entry);
         plan(&state, entry)
     };
     if matches!(entry.update, Update::Gap) {
@@ -76,8 +83,9 @@ async fn write_plan(shard: &Rc<Shard>, entry: &Entry, plan: &Plan) {
         shard.count_delivered(entry, frames);
         tokio::task::yield_now().await;
     }
-    for key in &plan.alone {
-        walk.write_alone(*key);
+    for portion in plan.alone.chunks(PORTION) {
+        portion.iter().for_each(|key| walk.put_off(*key));
+        tokio::task::yield_now().await;
     }
 }
 
@@ -121,9 +129,9 @@ impl Walk<'_> {
             Written::Gone => conn.lost(self.now),
             Written::Some(n) => {
                 self.sent.bytes += n;
-                let (rest, place, whole) = frames.cut(n, self.entry.seq);
-                self.sent.frames += whole;
-                self.shard.put_off(state, key, rest, place, self.now);
+                let (cut, begun) = frames.cut(n, self.entry.seq);
+                self.sent.frames += begun;
+                self.shard.put_off(state, key, self.entry, cut, self.now);
             }
         }
     }
@@ -140,24 +148,13 @@ impl Walk<'_> {
         Some(conn)
     }
 
-    /// Writes to a connection whose part of the entry is not that of the others.
-    fn write_alone(&self, key: ConnKey) {
+    /// Leaves a connection to catch up with the entry.
+    fn put_off(&self, key: ConnKey) {
         let mut state = self.shard.state.borrow_mut();
-        if self.live(&mut state, key).is_none() {
-            return;
+        if self.live(&mut state, key).is_some() {
+            let cut = Cut { place: Place::start_of(self.entry.seq), written: 0 };
+            self.shard.put_off(&mut state, key, self.entry, cut, self.now);
         }
-        let (bytes, frames) = catchup::encode_for(&state, &state.conns[key.slot as usize], self.entry);
-        let conn = state.conn(key).expect("it is live");
-        match conn.write(&bytes) {
-            Written::All => self.shard.count_bytes(bytes.len()),
-            Written::Gone => return conn.lost(self.now),
-            // What was taken is a prefix; the rest stays in the outbox, which is bounded by one entry.
-            Written::Some(n) => {
-                self.shard.count_bytes(n);
-                self.shard.put_off(&mut state, key, &bytes[n..], Place::start_of(self.entry.seq + 1), self.now);
-            }
-        }
-        self.shard.count_delivered(self.entry, frames);
     }
 }
 
@@ -200,14 +197,15 @@ impl Frames<'_> {
         }
     }
 
-    /// After `written` bytes: what is left of the frame that was cut, the place after it, and how many frames that is.
-    fn cut(&self, written: usize, seq: u64) -> (&[u8], Place, u64) {
+    /// Where `written` bytes end, and how many frames are begun in them.
+    fn cut(&self, written: usize, seq: u64) -> (Cut, u64) {
         if written == 0 {
-            return (&[], Place::start_of(seq), 0);
+            return (Cut { place: Place::start_of(seq), written }, 0);
         }
         let at = (0..self.len()).find(|at| written <= self.end(*at).2).expect("less than all was written");
-        let (item, n, end) = self.end(at);
-        (&self.bytes()[written..end], Place { seq, item, n: n + 1 }, at as u64 + 1)
+        let (item, n, _) = self.end(at);
+        let before = at.checked_sub(1).map_or(0, |before| self.end(before).2);
+        (Cut { place: Place { seq, item, n }, written: written - before }, at as u64 + 1)
     }
 }
 
@@ -233,13 +231,10 @@ fn merge<'a>(several: impl Iterator<Item = &'a Delivery>, batches: &[Batch]) -> 
 
 impl State {
     /// From now on, who subscribes is owed what follows this entry.
-    fn take_up(&mut self, entry: &Entry, lag_max_blocks: u64) {
+    fn take_up(&mut self, entry: &Entry) {
         self.seq = entry.seq;
         if matches!(entry.update, Update::Head(_)) {
-            self.recent_heads.push_back(entry.seq);
-            if self.recent_heads.len() as u64 > lag_max_blocks {
-                self.recent_heads.pop_front();
-            }
+            self.lag.head(entry.seq);
         }
     }
 }
@@ -260,8 +255,19 @@ impl Plan {
         self.deliveries.extend(group.members.iter().map(|m| Delivery { conn: m.conn, n: m.n, batch: number }));
     }
 
-    /// Brings the deliveries of a connection together where there may be several.
+    /// Leaves members of a stream to catch up.
+    fn leave<'a>(&mut self, members: impl Iterator<Item = &'a Member>) {
+        self.alone.extend(members.map(|m| m.conn));
+    }
+
+    /// Takes out who catches up, and brings the deliveries of a connection together where there may be several.
     fn ordered(mut self) -> Self {
+        if !self.alone.is_empty() {
+            self.alone.sort_unstable();
+            self.alone.dedup();
+            let Self { deliveries, alone, .. } = &mut self;
+            deliveries.retain(|d| alone.binary_search(&d.conn).is_err());
+        }
         if self.batches.len() > 1 {
             self.deliveries.sort_unstable_by_key(|d| (d.conn, d.n));
         }
@@ -293,7 +299,12 @@ fn matches<'a>(state: &State, logs: impl Iterator<Item = &'a Log>) -> Vec<(u32, 
 fn plan_logs(state: &State, logs: &[Log]) -> Plan {
     let mut plan = Plan::default();
     for hits in matches(state, logs.iter()).chunk_by(|a, b| a.0 == b.0) {
-        for group in &state.streams.get(hits[0].0).groups {
+        let groups = &state.streams.get(hits[0].0).groups;
+        if hits.iter().any(|(_, item)| logs[*item as usize].json.len() > ENCODED_MAX) {
+            plan.leave(groups.iter().flat_map(|group| &group.members));
+            continue;
+        }
+        for group in groups {
             let mut batch = BatchBuilder::default();
             hits.iter().for_each(|(_, item)| batch.push(*item, &group.id, &logs[*item as usize].json));
             plan.add(group, batch.build());
@@ -307,26 +318,27 @@ fn plan_undo(state: &State, entry: &Entry) -> Plan {
     let published = removed.iter().filter_map(|r| r.logs.as_ref());
     let logs: Vec<(&Log, u64)> =
         published.flat_map(|(logs, seq)| logs.logs.iter().rev().map(move |log| (log, *seq))).collect();
-    let mut json: Vec<Option<String>> = vec![None; logs.len()];
+    let mut json: Vec<Option<Vec<u8>>> = vec![None; logs.len()];
     let mut plan = Plan::default();
     for hits in matches(state, logs.iter().map(|(log, _)| *log)).chunk_by(|a, b| a.0 == b.0) {
+        let groups = &state.streams.get(hits[0].0).groups;
+        if hits.iter().any(|(_, item)| logs[*item as usize].0.json.len() > ENCODED_MAX) {
+            plan.leave(groups.iter().flat_map(|group| &group.members));
+            continue;
+        }
         let first = hits.iter().map(|(_, item)| logs[*item as usize].1).min().expect("a chunk is not empty");
         for (_, item) in hits {
-            json[*item as usize].get_or_insert_with(|| logs[*item as usize].0.removed_json());
+            json[*item as usize].get_or_insert_with(|| logs[*item as usize].0.removed_parts().concat());
         }
-        for group in &state.streams.get(hits[0].0).groups {
+        for group in groups {
             let mut batch = BatchBuilder::default();
             for (_, item) in hits {
-                batch.push(*item, &group.id, json[*item as usize].as_ref().expect("just made").as_bytes());
+                batch.push(*item, &group.id, json[*item as usize].as_ref().expect("just made"));
             }
             plan.add(group, batch.build());
-            plan.alone.extend(group.members.iter().filter(|m| m.since > first).map(|m| m.conn));
+            plan.leave(group.members.iter().filter(|m| m.since > first));
         }
     }
-    plan.alone.sort_unstable();
-    plan.alone.dedup();
-    let Plan { deliveries, alone, .. } = &mut plan;
-    deliveries.retain(|d| alone.binary_search(&d.conn).is_err());
     plan.ordered()
 }
 
@@ -348,7 +360,7 @@ pub(super) async fn pass(shard: &Rc<Shard>, event: &FeedEvent) {
         {
             let mut state = shard.state.borrow_mut();
             for delivery in portion {
-                match pass_one(shard, &mut state, &plan.batches[delivery.batch as usize].bytes, delivery) {
+                match pass_one(shard, &mut state, event, &plan.batches[delivery.batch as usize].bytes, delivery) {
                     Some(bytes) => {
                         sent.bytes += bytes;
                         sent.frames += 1;
@@ -365,10 +377,16 @@ pub(super) async fn pass(shard: &Rc<Shard>, event: &FeedEvent) {
 }
 
 /// Writes one best-effort frame. `None` if the client is behind or gone.
-fn pass_one(shard: &Rc<Shard>, state: &mut State, bytes: &[u8], delivery: &Delivery) -> Option<usize> {
+fn pass_one(
+    shard: &Rc<Shard>,
+    state: &mut State,
+    event: &FeedEvent,
+    bytes: &[u8],
+    delivery: &Delivery,
+) -> Option<usize> {
     let now = Instant::now();
     let conn = state.conn(delivery.conn).filter(|c| c.outbox.is_none() && c.closing.is_none())?;
-    conn.sub(delivery.n)?;
+    let id = conn.sub(delivery.n)?.id;
     match conn.write(bytes) {
         Written::All => Some(bytes.len()),
         Written::Gone => {
@@ -377,7 +395,9 @@ fn pass_one(shard: &Rc<Shard>, state: &mut State, bytes: &[u8], delivery: &Deliv
         }
         Written::Some(0) => None,
         Written::Some(n) => {
-            conn.outbox(now).bytes.extend_from_slice(&bytes[n..]);
+            let rest = &mut conn.outbox(now).bytes;
+            rest.notification(&id, from_ref(&event.json));
+            rest.advance(n);
             shard.attend(state, delivery.conn);
             Some(n)
         }

@@ -4,19 +4,30 @@
 //! order, so a client may fall behind and catch up in the middle of an entry.
 
 use std::rc::Rc;
+use std::slice::from_ref;
 
-use bytes::BytesMut;
+use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::backlog::Backlog;
 use super::conn::{Conn, ConnKey, Place, Sub};
 use super::shard::State;
-use super::{Shard, Socket, StreamKey, frame};
+use super::{Shard, Socket, StreamKey, SubId};
 use crate::close::Reason;
 use crate::journal::{Entry, Update};
 use crate::planted::{self, Bug};
 
 /// Bytes that are encoded ahead for a client that is behind.
 const PIECE: usize = 64 * 1024;
+
+/// Where the writing of an entry to a client broke off.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Cut {
+    /// The first frame that was not written whole.
+    pub(super) place: Place,
+    /// How many of its bytes were.
+    pub(super) written: usize,
+}
 
 /// What is left to do for a client with an outbox.
 enum Left {
@@ -74,26 +85,24 @@ impl Shard {
                     self.close(key, Reason::SlowConsumer);
                     return Left::More;
                 };
-                self.refill(state, key, place, &entry);
+                let frames = refill(state, key, place, &entry, PIECE);
+                self.count_delivered(&entry, frames);
                 Left::More
             }
         }
     }
 
-    /// Encodes the next piece of an entry into an empty outbox.
-    fn refill(&self, state: &mut State, key: ConnKey, place: Place, entry: &Entry) {
-        let conn = &state.conns[key.slot as usize];
-        let mut bytes = BytesMut::new();
-        let mut frames = 0;
-        let next = frames_of(state, conn, entry, place, |id, json| {
-            frame::notification(&mut bytes, id, json);
-            frames += 1;
-            bytes.len() < PIECE
-        });
-        self.count_delivered(entry, frames);
-        let outbox = state.conns[key.slot as usize].outbox.as_mut().expect("it is being drained");
-        outbox.bytes = bytes;
-        outbox.place = Some(next.unwrap_or(Place::start_of(entry.seq + 1)));
+    /// An entry could not be written whole: what follows the cut is caught up later. The rest of a frame that was cut is
+    /// taken up now, as the client is owed it even if it unsubscribes.
+    pub(super) fn put_off(self: &Rc<Self>, state: &mut State, key: ConnKey, entry: &Entry, cut: Cut, now: Instant) {
+        state.conns[key.slot as usize].outbox(now).place = Some(cut.place);
+        if cut.written > 0 {
+            refill(state, key, cut.place, entry, 1);
+            let outbox = state.conns[key.slot as usize].outbox.as_mut().expect("it was just made");
+            let gone = if planted::is(Bug::DropRestOfFrame) { outbox.bytes.len() } else { cut.written };
+            outbox.bytes.advance(gone);
+        }
+        self.attend(state, key);
     }
 
     pub(super) fn count_delivered(&self, entry: &Entry, frames: u64) {
@@ -105,16 +114,18 @@ impl Shard {
     }
 }
 
-/// All frames of an entry for one connection.
-pub(super) fn encode_for(state: &State, conn: &Conn, entry: &Entry) -> (BytesMut, u64) {
-    let (mut bytes, mut frames) = (BytesMut::new(), 0);
-    let whole = frames_of(state, conn, entry, Place::start_of(entry.seq), |id, json| {
-        frame::notification(&mut bytes, id, json);
+/// Encodes frames of an entry, from `place` on, into an empty outbox until it holds `most` bytes. Returns how many.
+fn refill(state: &mut State, key: ConnKey, place: Place, entry: &Entry, most: usize) -> u64 {
+    let (mut bytes, mut frames) = (Backlog::default(), 0);
+    let next = frames_of(state, &state.conns[key.slot as usize], entry, place, |id, result| {
+        bytes.notification(id, result);
         frames += 1;
-        true
+        bytes.len() < most
     });
-    debug_assert!(whole.is_none(), "nothing stops it");
-    (bytes, frames)
+    let outbox = state.conns[key.slot as usize].outbox.as_mut().expect("it is being filled");
+    outbox.bytes = bytes;
+    outbox.place = Some(next.unwrap_or(Place::start_of(entry.seq + 1)));
+    frames
 }
 
 /// Calls `emit` for each frame of `entry` that `conn` is owed, from `from` on, until it returns false. Returns the place
@@ -124,22 +135,26 @@ fn frames_of(
     conn: &Conn,
     entry: &Entry,
     from: Place,
-    mut emit: impl FnMut(&super::SubId, &[u8]) -> bool,
+    mut emit: impl FnMut(&SubId, &[Bytes]) -> bool,
 ) -> Option<Place> {
-    let mut at = |item: u32, sub: &Sub, json: &[u8]| {
+    let mut at = |item: u32, sub: &Sub, result: &[Bytes]| {
         let place = Place { seq: entry.seq, item, n: sub.n };
-        let stop = place >= from && !emit(&sub.id, json);
+        let stop = place >= from && !emit(&sub.id, result);
         stop.then_some(Place { n: sub.n + 1, ..place })
     };
     let key = |sub: &Sub| &state.streams.get(sub.seat.stream).key;
     match &entry.update {
         Update::Head(header) => {
             let heads = conn.subs.iter().filter(|sub| sub.since <= entry.seq && matches!(key(sub), StreamKey::Heads));
-            heads.into_iter().find_map(|sub| at(0, sub, &header.json))
+            heads.into_iter().find_map(|sub| at(0, sub, from_ref(&header.json)))
         }
         Update::Logs(logs) => (0u32..).zip(&logs.logs).skip(from.item as usize).find_map(|(item, log)| {
             let wants = |sub: &&Sub| matches!(key(sub), StreamKey::Logs(filter) if filter.matches(log));
-            conn.subs.iter().filter(|sub| sub.since <= entry.seq).filter(wants).find_map(|sub| at(item, sub, &log.json))
+            conn.subs
+                .iter()
+                .filter(|sub| sub.since <= entry.seq)
+                .filter(wants)
+                .find_map(|sub| at(item, sub, from_ref(&log.json)))
         }),
         Update::Undo(removed) => {
             let logs = removed
@@ -151,11 +166,9 @@ fn frames_of(
                     let was_told = sub.since <= published || planted::is(Bug::RemovedToStrangers);
                     was_told && matches!(key(sub), StreamKey::Logs(filter) if filter.matches(log))
                 };
-                let json = std::cell::OnceCell::new();
-                conn.subs
-                    .iter()
-                    .filter(wants)
-                    .find_map(|sub| at(item, sub, json.get_or_init(|| log.removed_json()).as_bytes()))
+                let removed = std::cell::OnceCell::new();
+                let mut subs = conn.subs.iter().filter(wants);
+                subs.find_map(|sub| at(item, sub, removed.get_or_init(|| log.removed_parts())))
             })
         }
         Update::Gap => None,

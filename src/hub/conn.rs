@@ -4,9 +4,9 @@
 
 use std::rc::Rc;
 
-use bytes::{Buf, BytesMut};
 use tokio::time::Instant;
 
+use super::backlog::Backlog;
 use super::socket::Socket;
 use super::streams::{Seat, SubId};
 use crate::close::Reason;
@@ -36,7 +36,7 @@ impl Place {
 #[derive(Debug)]
 pub(super) struct Outbox {
     /// Whole frames, the first perhaps without its beginning.
-    pub(super) bytes: BytesMut,
+    pub(super) bytes: Backlog,
     /// What follows in the journal; `None` if nothing was missed.
     pub(super) place: Option<Place>,
     /// When the socket last took a byte.
@@ -122,8 +122,9 @@ impl Conn {
 
     /// The outbox, made if there is none.
     pub(super) fn outbox(&mut self, now: Instant) -> &mut Outbox {
-        self.outbox
-            .get_or_insert_with(|| Box::new(Outbox { bytes: BytesMut::new(), place: None, progress: now, since: now }))
+        self.outbox.get_or_insert_with(|| {
+            Box::new(Outbox { bytes: Backlog::default(), place: None, progress: now, since: now })
+        })
     }
 
     /// The socket is gone: nothing more is written, and the reader sees the end.
@@ -152,20 +153,15 @@ impl Outbox {
     pub(super) fn flush(&mut self, socket: &Socket, now: Instant) -> (bool, usize) {
         let mut taken = 0;
         while !self.bytes.is_empty() {
-            match write(socket, &self.bytes) {
-                Written::All => {
-                    taken += self.bytes.len();
-                    self.bytes.clear();
-                    self.progress = now;
-                }
+            let n = match write(socket, self.bytes.front()) {
+                Written::All => self.bytes.front().len(),
                 Written::Some(0) => return (true, taken),
-                Written::Some(n) => {
-                    taken += n;
-                    self.bytes.advance(n);
-                    self.progress = now;
-                }
+                Written::Some(n) => n,
                 Written::Gone => return (false, taken),
-            }
+            };
+            taken += n;
+            self.bytes.advance(n);
+            self.progress = now;
         }
         (true, taken)
     }

@@ -12,7 +12,7 @@ use crate::close::Reason;
 
 const BEFORE_ID: &[u8] = br#"{"jsonrpc":"2.0","method":"eth_subscription","params":{"subscription":""#;
 const BEFORE_RESULT: &[u8] = br#"","result":"#;
-const AFTER_RESULT: &[u8] = b"}}";
+pub(super) const AFTER_RESULT: &[u8] = b"}}";
 
 /// Appends the header of an unmasked, final frame.
 fn header(out: &mut BytesMut, opcode: OpCode, len: usize) {
@@ -27,13 +27,23 @@ pub(super) fn text(out: &mut BytesMut, payload: &[u8]) {
     out.put_slice(payload);
 }
 
+/// Bytes of a notification's frame that are not its result, at most.
+pub(super) const AROUND_RESULT: usize =
+    10 + BEFORE_ID.len() + size_of::<SubId>() + BEFORE_RESULT.len() + AFTER_RESULT.len();
+
 /// Appends the notification of `result` for the subscription.
 pub(super) fn notification(out: &mut BytesMut, id: &SubId, result: &[u8]) {
-    let id = id.text();
-    let parts = [BEFORE_ID, id.as_bytes(), BEFORE_RESULT, result, AFTER_RESULT];
-    let len = parts.iter().map(|part| part.len()).sum();
-    out.reserve(len + 10);
-    header(out, OpCode::Data(Data::Text), len);
+    out.reserve(AROUND_RESULT + result.len());
+    before_result(out, id, result.len());
+    out.put_slice(result);
+    out.put_slice(AFTER_RESULT);
+}
+
+/// Appends what precedes a result of `len` bytes in its notification; [`AFTER_RESULT`] follows it.
+pub(super) fn before_result(out: &mut BytesMut, id: &SubId, len: usize) {
+    let parts = [BEFORE_ID, id.text().as_bytes(), BEFORE_RESULT];
+    let around = parts.iter().map(|part| part.len()).sum::<usize>() + AFTER_RESULT.len();
+    header(out, OpCode::Data(Data::Text), around + len);
     parts.iter().for_each(|part| out.put_slice(part));
 }
 

@@ -6,18 +6,21 @@
 //! and nothing is queued for a client that takes its bytes.
 //!
 //! A client whose socket is full gets an outbox: the rest of the frame that was cut, and a place in the journal. When
-//! the socket takes bytes again, what follows that place is encoded for this client alone until it has caught up. So a
-//! slow client holds one piece of an update at a time, however far it is behind, and costs the others nothing.
+//! the socket takes bytes again, what follows that place is encoded for this client alone until it has caught up. A large
+//! result is not copied for that but shared with the journal. So a slow client holds one piece of an update at a time,
+//! however far it is behind and however large the update is, and costs the others nothing.
 //!
 //! Invariants:
 //! - a connection gets the entries of the journal in order, each once, from the one after it subscribed;
 //! - within an entry the order is by item (a log's place), then by the order of subscribing, live and catching up alike;
 //! - the shard never waits for a client; every bound that a client passes ends its connection with a stated reason.
 
+mod backlog;
 mod broadcast;
 mod catchup;
 mod conn;
 mod frame;
+mod lag;
 mod shard;
 mod socket;
 mod streams;
@@ -80,9 +83,9 @@ impl StreamKey {
 /// Bounds and times of a shard.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Most bytes of answers held for one client, in bytes.
+    /// Most bytes held for one client alone, when an answer is added.
     pub outbox_max_bytes: usize,
-    /// How many blocks a client may be behind.
+    /// How many blocks a client may be behind, not counting those of the last 5 seconds.
     pub lag_max_blocks: u64,
     /// How long a client may be behind.
     pub lag_max: Duration,

@@ -4,7 +4,7 @@
 //! for the journal call them. Owns the connections' outgoing bytes.
 
 use std::cell::RefCell;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,7 +14,8 @@ use tokio::sync::broadcast;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::conn::{Closing, Conn, ConnKey, Ordinals, Place, Sub, Written};
+use super::conn::{Closing, Conn, ConnKey, Ordinals, Sub, Written};
+use super::lag::Lag;
 use super::streams::{Member, Streams, SubId};
 use super::{Options, Socket, StreamKey, broadcast as walk, frame, timers};
 use crate::chain::FeedEvent;
@@ -57,8 +58,7 @@ pub(super) struct State {
     pub(super) streams: Streams,
     /// Number of the last entry that was taken up.
     pub(super) seq: u64,
-    /// Numbers of the last entries with heads, oldest first: as many as a client may be behind.
-    pub(super) recent_heads: VecDeque<u64>,
+    pub(super) lag: Lag,
     /// Connections with an outbox or a close under way.
     pub(super) attention: BTreeSet<ConnKey>,
     pub(super) wheel: timers::Wheel,
@@ -82,7 +82,7 @@ impl Shard {
             generation: 0,
             streams: Streams::new(),
             seq: tail.position(),
-            recent_heads: VecDeque::new(),
+            lag: Lag::new(options.lag_max_blocks),
             attention: BTreeSet::new(),
             wheel: timers::Wheel::new(&options),
             shown: (0, 0),
@@ -289,17 +289,17 @@ impl Shard {
         }
     }
 
-    /// Bytes held for a client whose socket is full.
+    /// Bytes held for a client alone whose socket is full.
     #[must_use]
     pub fn held(&self, key: ConnKey) -> usize {
-        self.state.borrow_mut().conn(key).and_then(|conn| conn.outbox.as_ref()).map_or(0, |outbox| outbox.bytes.len())
+        self.state.borrow_mut().conn(key).and_then(|conn| conn.outbox.as_ref()).map_or(0, |outbox| outbox.bytes.own())
     }
 
     /// Waits until no more than `most` bytes are held for the client, or it is gone.
     pub async fn drained(&self, key: ConnKey, most: usize) {
         loop {
             let socket = match self.state.borrow_mut().conn(key) {
-                Some(conn) if conn.closing.is_none() && conn.outbox.as_ref().is_some_and(|o| o.bytes.len() > most) => {
+                Some(conn) if conn.closing.is_none() && conn.outbox.as_ref().is_some_and(|o| o.bytes.own() > most) => {
                     conn.socket.clone()
                 }
                 _ => return,
@@ -328,18 +328,19 @@ impl Shard {
                 Written::Gone => return conn.lost(Instant::now()),
                 Written::Some(n) => {
                     self.count_bytes(n);
-                    conn.outbox(Instant::now()).bytes.extend_from_slice(&bytes[n..]);
+                    conn.outbox(Instant::now()).bytes.copy(&bytes[n..]);
                     return self.attend(&mut state, key);
                 }
             }
         }
         let outbox = conn.outbox.as_mut().expect("it was there a moment ago");
         // One answer alone is bounded where it is made.
-        if !outbox.bytes.is_empty() && outbox.bytes.len() + bytes.len() > self.options.outbox_max_bytes {
+        let held = outbox.bytes.own();
+        if held > 0 && held + bytes.len() > self.options.outbox_max_bytes {
             drop(state);
             return self.close(key, Reason::OutboxFull);
         }
-        outbox.bytes.extend_from_slice(bytes);
+        outbox.bytes.copy(bytes);
     }
 
     pub(super) fn count_bytes(&self, n: usize) {
@@ -351,18 +352,6 @@ impl Shard {
         state.attention.insert(key);
         let Some(conn) = state.conn(key) else { return };
         tokio::task::spawn_local(super::catchup::drain(self.clone(), key, conn.socket.clone()));
-    }
-
-    /// The events of an entry could not be written whole: what follows `place` is caught up later. `rest` is what is
-    /// left of the frame that was cut.
-    pub(super) fn put_off(self: &Rc<Self>, state: &mut State, key: ConnKey, rest: &[u8], place: Place, now: Instant) {
-        let Some(conn) = state.conn(key) else { return };
-        let outbox = conn.outbox(now);
-        if !planted::is(Bug::DropRestOfFrame) {
-            outbox.bytes.extend_from_slice(rest);
-        }
-        outbox.place = Some(place);
-        self.attend(state, key);
     }
 
     /// Ends a connection with a reason of ours. What is held for it is still offered to its socket for a while.
@@ -386,12 +375,12 @@ impl Shard {
         match &mut conn.outbox {
             Some(outbox) => {
                 outbox.place = None;
-                outbox.bytes.extend_from_slice(&bytes);
+                outbox.bytes.copy(&bytes);
             }
             None => match conn.write(&bytes) {
                 Written::All => conn.socket.finish(),
                 Written::Some(n) => {
-                    conn.outbox(now).bytes.extend_from_slice(&bytes[n..]);
+                    conn.outbox(now).bytes.copy(&bytes[n..]);
                     self.attend(&mut state, key);
                 }
                 Written::Gone => conn.lost(now),

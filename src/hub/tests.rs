@@ -5,6 +5,7 @@
 //! is judged frame by frame ([`client`]). Knows nothing of how the shard does it, but for the counts that show that
 //! the hard paths were taken.
 
+mod bounds;
 mod client;
 mod model;
 
@@ -89,8 +90,7 @@ impl World {
     }
 
     /// Subscribes and answers in one step, as a session does.
-    fn subscribe(&mut self, at: usize) {
-        let want = Want::any(&mut self.rng);
+    fn subscribe_to(&mut self, at: usize, want: Want) {
         let client = &mut self.clients[at];
         let since = self.shard.state.borrow().seq + 1;
         assert!(since <= self.journal.last() + 1, "what is committed after the subscription is owed");
@@ -127,8 +127,11 @@ impl World {
             0..14 => self.model.head(&mut self.rng, &self.journal),
             14..30 => self.model.logs(&self.journal),
             30..33 => self.model.undo(&mut self.rng, &self.journal),
-            33..36 => self.feeds.send(self.model.feed_event()).map(drop).unwrap_or_default(),
-            36..44 if self.clients[at].closed_by.is_none() => self.subscribe(at),
+            33..36 => self.feeds.send(self.model.feed_event(&mut self.rng)).map(drop).unwrap_or_default(),
+            36..44 if self.clients[at].closed_by.is_none() => {
+                let want = Want::any(&mut self.rng);
+                self.subscribe_to(at, want);
+            }
             44..48 => self.unsubscribe(at),
             48..51 => self.answer(at),
             51..56 => self.clients[at].appetite = APPETITES[self.rng.random_range(0..APPETITES.len())],

@@ -7,6 +7,8 @@ use std::rc::Rc;
 use tokio::time::Instant;
 
 use super::conn::{Conn, ConnKey};
+use super::lag::Lag;
+use super::shard::State;
 use super::{Options, Shard, frame};
 use crate::close::Reason;
 
@@ -74,6 +76,7 @@ pub(super) fn tick(shard: &Rc<Shard>, now: Instant) {
             shard.put(key, &bytes);
         }
     }
+    shard.state.borrow_mut().lag.second();
     attend(shard, now);
 }
 
@@ -83,8 +86,9 @@ fn attend(shard: &Rc<Shard>, now: Instant) {
     let (mut held, mut full) = (0, 0);
     for key in keys {
         let mut state = shard.state.borrow_mut();
-        let oldest = state.recent_heads.front().copied().unwrap_or(0);
-        let Some(conn) = state.conn(key) else { continue };
+        let State { conns, lag, attention, .. } = &mut *state;
+        let conn = conns.get_mut(key.slot as usize).filter(|conn| conn.generation == key.generation);
+        let Some(conn) = conn else { continue };
         if let Some(closing) = conn.closing {
             if now.duration_since(closing.since) > shard.options.close_timeout {
                 conn.socket.abort();
@@ -92,12 +96,12 @@ fn attend(shard: &Rc<Shard>, now: Instant) {
             continue;
         }
         let Some(outbox) = &conn.outbox else {
-            state.attention.remove(&key);
+            attention.remove(&key);
             continue;
         };
-        held += outbox.bytes.len();
+        held += outbox.bytes.own();
         full += 1;
-        let verdict = verdict(shard, conn, oldest, now);
+        let verdict = verdict(shard, conn, lag, now);
         drop(state);
         if let Some(reason) = verdict {
             shard.close(key, reason);
@@ -114,8 +118,8 @@ fn show(shard: &Shard, now: (i64, i64)) {
     shard.metrics.outbox_clients.with_label_values(&[&*shard.chain]).add(now.1 - before.1);
 }
 
-/// Whether a client with an outbox has passed a bound. `oldest` is the entry before which it is too many blocks behind.
-fn verdict(shard: &Shard, conn: &Conn, oldest: u64, now: Instant) -> Option<Reason> {
+/// Whether a client with an outbox has passed a bound.
+fn verdict(shard: &Shard, conn: &Conn, lag: &Lag, now: Instant) -> Option<Reason> {
     let outbox = conn.outbox.as_ref()?;
     if now.duration_since(outbox.progress) > shard.options.write_stall_max {
         return Some(Reason::WriteStalled);
@@ -124,7 +128,7 @@ fn verdict(shard: &Shard, conn: &Conn, oldest: u64, now: Instant) -> Option<Reas
         return Some(Reason::SlowConsumer);
     }
     let place = outbox.place?;
-    if place.seq < oldest {
+    if lag.is_passed(place.seq) {
         return Some(Reason::SlowConsumer);
     }
     match shard.journal.get(place.seq) {

@@ -205,7 +205,7 @@ impl Client {
         let sub = &self.subs[n];
         assert!(sub.answered && !sub.ended, "{self}: a notification outside of its subscription's time");
         if sub.want == Want::Feed {
-            let event = result.parse().unwrap();
+            let event = result.trim().parse().unwrap();
             assert!(event > sub.event, "{self}: event {event} after {}", sub.event);
             self.subs[n].event = event;
             return;

@@ -116,22 +116,33 @@ impl Model {
         self.chain.push(Block { published: None, ..block });
     }
 
+    /// A new block with one log of about this size becomes the tip.
+    pub(super) fn huge(&mut self, rng: &mut StdRng, journal: &Journal, size: usize) {
+        let tip = self.chain.last().map_or(B256::ZERO, |block| block.header.hash);
+        let json = format!(r#"{{"size":{size},"removed":false,"pad":"{}"}}"#, "x".repeat(size));
+        let block = self.block(rng, tip, vec![Item { address: 0, topic: 0, json }]);
+        let json = String::from_utf8(block.header.json.to_vec()).unwrap();
+        self.tell(journal, Told::Head(json), ChainUpdate::Head(block.header.clone()));
+        self.chain.push(block);
+    }
+
     fn make(&mut self, rng: &mut StdRng, parent: B256) -> Block {
-        self.made += 1;
-        let hash = B256::left_padding_from(&self.made.to_be_bytes());
-        let number = self.chain.len() as u64;
-        let pad = |rng: &mut StdRng| {
-            let most = if rng.random_ratio(1, 10) { 8_000 } else { 200 };
-            "x".repeat(rng.random_range(0..most))
-        };
+        let number = self.made + 1;
         let count = if rng.random_ratio(1, 8) { rng.random_range(0..60) } else { rng.random_range(0..5) };
         let item = |index: u64| {
             let (address, topic) = (rng.random_range(0..3), rng.random_range(0..3));
             let removed = if rng.random_ratio(1, 2) { r#","removed":false"# } else { "" };
-            let json = format!(r#"{{"block":{},"index":{index}{removed},"pad":"{}"}}"#, self.made, pad(rng));
+            let json = format!(r#"{{"block":{number},"index":{index}{removed},"pad":"{}"}}"#, pad(rng));
             Item { address, topic, json }
         };
-        let items: Vec<Item> = (0..count).map(item).collect();
+        let items = (0..count).map(item).collect();
+        self.block(rng, parent, items)
+    }
+
+    fn block(&mut self, rng: &mut StdRng, parent: B256, items: Vec<Item>) -> Block {
+        self.made += 1;
+        let hash = B256::left_padding_from(&self.made.to_be_bytes());
+        let number = self.chain.len() as u64;
         let log = |(index, item): (u64, &Item)| Log {
             address: Address::repeat_byte(item.address),
             topics: vec![B256::repeat_byte(item.topic)],
@@ -184,10 +195,11 @@ impl Model {
         self.tell(journal, Told::Gap, ChainUpdate::Gap);
     }
 
-    /// The next best-effort event: a number that grows.
-    pub(super) fn feed_event(&mut self) -> FeedEvent {
+    /// The next best-effort event: a number that grows, behind some blanks.
+    pub(super) fn feed_event(&mut self, rng: &mut StdRng) -> FeedEvent {
         self.events += 1;
-        FeedEvent { feed: feed(), json: Bytes::from(self.events.to_string()) }
+        let blanks = pad(rng).replace('x', " ");
+        FeedEvent { feed: feed(), json: Bytes::from(format!("{blanks}{}", self.events)) }
     }
 
     /// The next frame that a subscription is owed from `at` on; `since` is the first entry that it is owed.
@@ -213,6 +225,11 @@ impl Model {
             }
         }
     }
+}
+
+fn pad(rng: &mut StdRng) -> String {
+    let most = if rng.random_ratio(1, 10) { 8_000 } else { 200 };
+    "x".repeat(rng.random_range(0..most))
 }
 
 /// A log's JSON when its block has left the chain.
