@@ -18,9 +18,10 @@ pub(super) const PATIENCE_MAX: Duration = Duration::from_secs(6);
 #[derive(Debug)]
 pub(super) struct Ask {
     attempt: u32,
-    under_way: u32,
-    /// Who was asked in this round, the last one last. A round ends when all were.
+    /// Who was asked in this round, which ends when all were.
     asked: Vec<NodeId>,
+    /// Whose answers are awaited.
+    under_way: Vec<NodeId>,
     /// When the next attempt is made, an answer that comes before that aside.
     pub(super) due: Instant,
 }
@@ -28,12 +29,12 @@ pub(super) struct Ask {
 impl Ask {
     /// To be asked at once.
     pub(super) fn new(now: Instant) -> Self {
-        Self { attempt: 0, under_way: 0, asked: Vec::new(), due: now }
+        Self { attempt: 0, asked: Vec::new(), under_way: Vec::new(), due: now }
     }
 
-    /// The node that was given time to answer and has not.
-    pub(super) fn owing(&self, now: Instant) -> Option<NodeId> {
-        self.asked.last().copied().filter(|_| self.under_way > 0 && self.due <= now)
+    /// The nodes that were given time to answer and have not, once that time is over.
+    pub(super) fn owing(&self, now: Instant) -> impl Iterator<Item = NodeId> {
+        self.under_way.iter().copied().filter(move |_| self.due <= now)
     }
 
     /// Makes an attempt now, if one is due, and says whom to ask: `first` to begin with, then those that announced the
@@ -49,27 +50,37 @@ impl Ask {
             return None;
         }
         let mut nodes: Vec<_> = nodes.collect();
-        nodes.sort_unstable_by_key(|c| (c.slow, Some(c.node) != first, !c.told, c.node));
+        nodes.sort_unstable_by_key(|c| {
+            (self.under_way.contains(&c.node), c.slow, Some(c.node) != first, !c.told, c.node)
+        });
         if nodes.iter().all(|c| self.asked.contains(&c.node)) {
             self.asked.clear();
         }
         let chosen = nodes.iter().map(|c| c.node).find(|node| !self.asked.contains(node));
         let patience = PATIENCE_MIN.saturating_mul(1 << self.attempt.min(8)).min(PATIENCE_MAX);
         self.due = now + if nodes.len() > 1 { patience } else { PATIENCE_MAX };
-        self.under_way += 1;
         self.attempt = self.attempt.saturating_add(1);
         match chosen {
-            Some(node) => self.asked.push(node),
-            None => self.failed(now),
+            Some(node) => {
+                self.asked.push(node);
+                self.under_way.push(node);
+            }
+            None => self.later(now),
         }
         chosen
     }
 
-    /// An attempt failed: another one follows after a doubling wait.
-    pub(super) fn failed(&mut self, now: Instant) {
-        self.under_way = self.under_way.saturating_sub(1);
+    /// This node's answer was of no use: another attempt follows after a doubling wait.
+    pub(super) fn failed(&mut self, node: NodeId, now: Instant) {
+        if let Some(at) = self.under_way.iter().position(|asked| *asked == node) {
+            self.under_way.swap_remove(at);
+        }
+        self.later(now);
+    }
+
+    fn later(&mut self, now: Instant) {
         let wait = RETRY_MIN.saturating_mul(1 << self.attempt.clamp(1, 10).saturating_sub(1)).min(RETRY_MAX);
-        self.due = if self.under_way == 0 { now + wait } else { self.due.min(now + wait) };
+        self.due = if self.under_way.is_empty() { now + wait } else { self.due.min(now + wait) };
     }
 
     /// How many attempts were made.
@@ -79,7 +90,7 @@ impl Ask {
 
     /// Asks at once where no answer is under way.
     pub(super) fn hurry(&mut self, now: Instant) {
-        if self.under_way == 0 {
+        if self.under_way.is_empty() {
             self.due = now;
         }
     }
@@ -108,15 +119,15 @@ mod tests {
         let start = Instant::now();
         let mut ask = Ask::new(start);
         assert_eq!(ask.take(start, nodes(2, 9), Some(NodeId(0))), Some(NodeId(0)));
-        assert_eq!((ask.take(start, nodes(2, 9), None), ask.owing(start)), (None, None));
+        assert_eq!((ask.take(start, nodes(2, 9), None), ask.owing(start).next()), (None, None));
         assert_eq!(ask.due, start + PATIENCE_MIN);
         let later = ask.due;
-        assert_eq!(ask.owing(later), Some(NodeId(0)));
+        assert_eq!(ask.owing(later).collect::<Vec<_>>(), [NodeId(0)]);
         assert_eq!(ask.take(later, nodes(2, 0), Some(NodeId(0))), Some(NodeId(1)));
-        ask.failed(later);
+        ask.failed(NodeId(1), later);
         assert_eq!(ask.due, later + RETRY_MIN * 2, "a bad answer is not waited out, though one is under way");
-        ask.failed(later);
-        assert_eq!(ask.due, later + RETRY_MIN * 2);
+        assert_eq!(ask.owing(ask.due).collect::<Vec<_>>(), [NodeId(0)], "the other one has answered");
+        assert_eq!(ask.take(ask.due, nodes(2, 0), None), Some(NodeId(1)));
         let mut alone = Ask::new(start);
         alone.take(start, nodes(1, 9), None);
         alone.hurry(start);

@@ -45,7 +45,8 @@ struct Lower {
 #[derive(Debug)]
 struct View {
     tip: Option<Arc<Header>>,
-    recent: VecDeque<B256>,
+    /// What it told, and when by our count.
+    recent: VecDeque<(B256, u64)>,
     lower: Option<Lower>,
     spoke: Instant,
     /// It was given time to answer something and has not: it is asked after the others until then.
@@ -59,6 +60,10 @@ pub(super) struct Views {
     giver: Option<NodeId>,
     /// Steps back seen so far.
     lowers: u64,
+    /// Words heard so far.
+    count: u64,
+    /// The blocks undone last, and when by that count.
+    undone: VecDeque<(B256, u64)>,
 }
 
 impl Views {
@@ -97,7 +102,7 @@ impl Views {
     pub(super) fn candidates(&self, hash: B256, now: Instant) -> impl Iterator<Item = Candidate> {
         let candidate = move |(node, view): (&NodeId, &View)| Candidate {
             node: *node,
-            told: view.recent.contains(&hash),
+            told: view.told(hash).is_some(),
             slow: view.slow.is_some_and(|until| until > now),
         };
         self.nodes.iter().map(candidate)
@@ -129,7 +134,8 @@ impl Views {
         if view.recent.len() == RECENT {
             view.recent.pop_front();
         }
-        view.recent.push_back(header.hash);
+        self.count += 1;
+        view.recent.push_back((header.hash, self.count));
         view.tip = Some(header.clone());
     }
 
@@ -192,7 +198,14 @@ impl Views {
         if window.position(claim.number, claim.hash).is_some() {
             return false;
         }
-        claim.number > tip.number || (self.nodes[&node].recent.contains(&tip.hash) && !self.giver_stands(node, tip))
+        claim.number > tip.number || (self.left_our_tip(node, tip, claim) && !self.giver_stands(node, tip))
+    }
+
+    /// Whether this node told our tip before it went on to `claim`. Where we left that block after the node had told our
+    /// tip, it is only about to go the way that we went.
+    fn left_our_tip(&self, node: NodeId, tip: &Header, claim: &Header) -> bool {
+        let left = self.undone.iter().rev().find(|(hash, _)| *hash == claim.hash).map(|(_, at)| *at);
+        self.nodes[&node].told(tip.hash).is_some_and(|told| left.is_none_or(|left| left < told))
     }
 
     /// Whether the node that gave us our tip is another one than `node` and still stands by it.
@@ -224,9 +237,15 @@ impl Views {
         self.giver = Some(node);
     }
 
-    /// These blocks left the chain: who stood on one must speak anew to be heard. It may merely be late, and would lead
-    /// us back to what its own node is about to leave.
-    pub(super) fn left(&mut self, undone: &[Undone]) {
+    /// These blocks left the chain by a node's word that its head is `to`. Who stood on one must speak anew to be heard: it
+    /// may merely be late, and would lead us back to what it is about to leave.
+    pub(super) fn left(&mut self, undone: &[Undone], by: NodeId, to: B256) {
+        let told = self.nodes.get(&by).and_then(|view| view.told(to)).unwrap_or(self.count);
+        // Just before that word, which may be older than others.
+        self.undone.extend(undone.iter().map(|undone| (undone.block.hash, told.saturating_sub(1))));
+        while self.undone.len() > RECENT {
+            self.undone.pop_front();
+        }
         for view in self.nodes.values_mut() {
             view.tip = view.tip.take().filter(|tip| undone.iter().all(|u| u.block.hash != tip.hash));
         }
@@ -253,8 +272,13 @@ impl Views {
 }
 
 impl View {
+    /// When it last told this block.
+    fn told(&self, hash: B256) -> Option<u64> {
+        self.recent.iter().rev().find(|(told, _)| *told == hash).map(|(_, at)| *at)
+    }
+
     /// Whether this head is a step back from our tip, which the node told itself.
     fn steps_back(&self, head: &Header, tip: &Header, window: &Window) -> bool {
-        head.number < tip.number && self.recent.contains(&tip.hash) && window.position(head.number, head.hash).is_some()
+        head.number < tip.number && self.told(tip.hash).is_some() && window.position(head.number, head.hash).is_some()
     }
 }

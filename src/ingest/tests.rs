@@ -379,3 +379,23 @@ fn a_late_node_does_not_lead_back_to_a_branch_that_was_left() {
     b.head(1, c[1]);
     assert_eq!(b.told.len(), 6);
 }
+
+#[test]
+fn a_late_node_that_goes_the_way_we_went_undoes_nothing() {
+    let mut b = Bench::new(64);
+    let a = b.branch("a", 1, 3, B256::ZERO);
+    let c = b.branch("c", 3, 1, a[1]);
+    b.connect(0, a[0]);
+    b.connect(1, a[0]);
+    b.head(0, a[2]);
+    b.head(1, a[2]);
+    b.head(0, c[0]);
+    b.head(0, a[2]);
+    b.lose(0);
+    b.told.clear();
+    b.head(1, c[0]);
+    assert_eq!(b.told, Vec::<String>::new(), "it told our tip before we left that block");
+    b.head(1, a[2]);
+    b.head(1, c[0]);
+    assert_eq!(b.told, ["-3", "c3"], "it told our tip after that");
+}

@@ -191,9 +191,9 @@ impl Tracker {
             Saying::Connected(header) => self.connected(node, &header, at),
             Saying::Head(header) => self.heard_from(node, &header, at),
             Saying::Lost => self.lost(node),
-            Saying::Blocks(hash, blocks) => self.answered_blocks(hash, blocks, at),
+            Saying::Blocks(hash, blocks) => self.answered_blocks(node, hash, blocks, at),
             Saying::Logs(hash, logs) => {
-                if let Err(why) = self.window.answered(hash, logs, &mut self.blooms, at) {
+                if let Err(why) = self.window.answered(node, hash, logs, &mut self.blooms, at) {
                     self.actions.push(Action::Note(Note::Retry(why)));
                 }
             }
@@ -327,17 +327,17 @@ impl Tracker {
     /// Goes back to an ancestor of the tip, if that is confirmed. Returns whether it did.
     fn step_back(&mut self, now: Instant) -> bool {
         let Some((node, at)) = self.views.shrink(&self.window) else { return false };
-        let to = self.window.first().expect("the place is in the window").number + at as u64;
+        let tip = self.window.get(at).expect("the place is in the window").clone();
+        let (to, word) = (tip.number, (node, tip.hash));
         match self.floor() {
             Some(floor) if to < floor => {
                 self.set_aside(node);
                 return true;
             }
-            Some(floor) if to == floor => self.undo(at + 1, now),
+            Some(floor) if to == floor => self.undo(at + 1, word, now),
             // Clients know a new tip by its head alone: it leaves and joins again.
             _ => {
-                let tip = self.window.get(at).expect("the place is in the window").clone();
-                self.undo(at, now);
+                self.undo(at, word, now);
                 self.append(tip, now);
                 self.watch.grown(to, 1, now);
             }
@@ -413,17 +413,19 @@ impl Tracker {
 
     /// Undoes to the entry at `at` and applies `path`, which stands on it.
     fn adopt(&mut self, node: NodeId, at: Option<usize>, path: Vec<Arc<Header>>, now: Instant) {
-        self.undo(at.map_or(0, |at| at + 1), now);
-        let (count, height) = (path.len(), path.last().expect("it holds the target").number);
+        let target = path.last().expect("it holds the target");
+        let (count, height) = (path.len(), target.number);
+        self.undo(at.map_or(0, |at| at + 1), (node, target.hash), now);
         path.into_iter().for_each(|header| self.append(header, now));
         self.watch.grown(height, u32::try_from(count).unwrap_or(u32::MAX), now);
         self.views.moved_by(node);
     }
 
-    fn undo(&mut self, keep: usize, now: Instant) {
+    /// Undoes all but the first `keep` entries, by a node's word that its head is this.
+    fn undo(&mut self, keep: usize, (by, to): (NodeId, B256), now: Instant) {
         let undone = self.window.undo(keep);
         if !undone.is_empty() {
-            self.views.left(&undone);
+            self.views.left(&undone, by, to);
             self.actions.push(Action::Publish(ChainUpdate::Undo(undone), now));
             self.watch.undone(self.tip().map_or(0, |tip| tip.number));
         }
@@ -445,21 +447,19 @@ impl Tracker {
         self.append(tip, now);
     }
 
-    fn answered_blocks(&mut self, hash: B256, blocks: Vec<Arc<Header>>, now: Instant) {
+    fn answered_blocks(&mut self, node: NodeId, hash: B256, blocks: Vec<Arc<Header>>, now: Instant) {
         let Some(walk) = self.walks.get_mut(&hash) else { return };
         if blocks.iter().any(|block| block.hash == hash) {
             self.walks.remove(&hash);
         } else {
-            walk.ask.failed(now);
+            walk.ask.failed(node, now);
         }
         blocks.into_iter().for_each(|block| self.fetched(block));
     }
 
     fn ask_blocks(&mut self, now: Instant) {
         for walk in self.walks.values_mut() {
-            if let Some(slow) = walk.ask.owing(now) {
-                self.views.is_slow(slow, now);
-            }
+            walk.ask.owing(now).for_each(|slow| self.views.is_slow(slow, now));
             let Need { block, count } = walk.need;
             if let Some(node) = walk.ask.take(now, self.views.candidates(block.hash, now), Some(walk.node)) {
                 self.actions.push(Action::FetchBlocks { node, block, count });
@@ -470,9 +470,7 @@ impl Tracker {
     fn ask_logs(&mut self, now: Instant) {
         let giver = self.views.giver();
         for (hash, ask) in self.window.wanted() {
-            if let Some(slow) = ask.owing(now) {
-                self.views.is_slow(slow, now);
-            }
+            ask.owing(now).for_each(|slow| self.views.is_slow(slow, now));
             if let Some(node) = ask.take(now, self.views.candidates(hash, now), giver) {
                 self.actions.push(Action::FetchLogs(node, hash));
             }

@@ -12,7 +12,7 @@ use alloy_primitives::B256;
 use super::Bounds;
 use super::ask::Ask;
 use super::logs::{Blooms, Incomplete};
-use crate::chain::{BlockLogs, Header, Log, Undone};
+use crate::chain::{BlockLogs, Header, Log, NodeId, Undone};
 
 #[derive(Debug)]
 enum Logs {
@@ -162,9 +162,10 @@ impl Window {
         }
     }
 
-    /// Takes the answer to a question for logs. `Err` says why they are not all; they are then asked for again.
+    /// Takes a node's answer to a question for logs. `Err` says why they are not all; they are then asked for again.
     pub(super) fn answered(
         &mut self,
+        node: NodeId,
         hash: B256,
         logs: Option<Vec<Log>>,
         blooms: &mut Blooms,
@@ -180,7 +181,7 @@ impl Window {
             Ok(logs) => entry.logs = Logs::Complete(Arc::new(BlockLogs { block: entry.header.block(), logs })),
             Err(why) => {
                 if let Logs::Wanted(ask) = &mut entry.logs {
-                    ask.failed(now);
+                    ask.failed(node, now);
                 }
                 return Err(why);
             }
