@@ -13,7 +13,7 @@ use alloy_primitives::B256;
 
 use super::ask::{Candidate, PATIENCE_MAX};
 use super::window::Window;
-use crate::chain::{Header, NodeId, Standing};
+use crate::chain::{Header, NodeId, Standing, Undone};
 
 /// Announcements remembered of one connection.
 const RECENT: usize = 256;
@@ -222,11 +222,11 @@ impl Views {
         self.giver = Some(node);
     }
 
-    /// The chain went back: who still stands above it must speak anew to be heard.
-    pub(super) fn went_back(&mut self, window: &Window) {
+    /// These blocks left the chain: who stood on one must speak anew to be heard. It may merely be late, and would lead
+    /// us back to what its own node is about to leave.
+    pub(super) fn left(&mut self, undone: &[Undone]) {
         for view in self.nodes.values_mut() {
-            view.lower = None;
-            view.tip = view.tip.take().filter(|tip| window.position(tip.number, tip.hash).is_some());
+            view.tip = view.tip.take().filter(|tip| undone.iter().all(|u| u.block.hash != tip.hash));
         }
     }
 

@@ -346,3 +346,36 @@ fn a_node_that_owes_an_answer_is_not_asked_first_for_the_rest_of_a_walk() {
     b.wait(Duration::from_millis(800));
     assert_eq!((b.tip(), b.logs.len()), (c[40], 43));
 }
+
+#[test]
+fn a_lone_nodes_false_numbers_do_not_end_the_stream() {
+    let mut b = Bench::new(64);
+    let a = b.branch("a", 1, 8, B256::ZERO);
+    b.connect(0, a[0]);
+    for block in &a[1..6] {
+        let truth = b.world[block].0.clone();
+        let number = truth.number + 100_000;
+        b.say(0, Saying::Head(Arc::new(Header { number, ..(*truth).clone() })));
+    }
+    b.wait(Duration::from_secs(5));
+    b.head(0, a[6]);
+    b.head(0, a[7]);
+    b.wait(Duration::from_secs(5));
+    assert_eq!((b.tip(), b.logs.len(), b.gaps), (a[7], 8, 0));
+}
+
+#[test]
+fn a_late_node_does_not_lead_back_to_a_branch_that_was_left() {
+    let mut b = Bench::new(64);
+    let a = b.branch("a", 1, 6, B256::ZERO);
+    let c = b.branch("c", 3, 2, a[1]);
+    b.connect(0, a[0]);
+    b.connect(1, a[0]);
+    b.head(0, a[5]);
+    b.head(1, a[5]);
+    b.told.clear();
+    b.head(0, c[1]);
+    assert_eq!((b.tip(), b.told.len()), (c[1], 6), "{:?}", b.told);
+    b.head(1, c[1]);
+    assert_eq!(b.told.len(), 6);
+}

@@ -345,7 +345,6 @@ impl Tracker {
                 self.watch.grown(to, 1, now);
             }
         }
-        self.views.went_back(&self.window);
         self.views.moved_by(node);
         true
     }
@@ -427,6 +426,7 @@ impl Tracker {
     fn undo(&mut self, keep: usize, now: Instant) {
         let undone = self.window.undo(keep);
         if !undone.is_empty() {
+            self.views.left(&undone);
             self.actions.push(Action::Publish(ChainUpdate::Undo(undone), now));
             self.watch.undone(self.tip().map_or(0, |tip| tip.number));
         }

@@ -61,6 +61,11 @@ impl Headers {
         self.by_hash.get(&hash).map(|known| &known.header)
     }
 
+    /// The header, if it was asked for.
+    fn checked(&self, hash: B256) -> Option<&Arc<Header>> {
+        self.by_hash.get(&hash).filter(|known| known.fetched).map(|known| &known.header)
+    }
+
     fn forget(&mut self, hash: B256) {
         self.by_hash.remove(&hash);
         self.order.retain(|known| *known != hash);
@@ -109,8 +114,9 @@ pub(super) enum Link {
 /// Walks from `target` to the chain. Nothing at or below the number `floor` is undone.
 pub(super) fn link(window: &Window, headers: &Headers, floor: Option<u64>, most: usize, target: &Arc<Header>) -> Link {
     let (Some(first), Some(tip)) = (window.first(), window.tip()) else { return Link::To(None, vec![target.clone()]) };
-    // Even a tip that cannot be walked to has a parent, which a mere slip of the tongue has not.
-    let most = if target.number > tip.number.saturating_add(most as u64) { 1 } else { most };
+    if target.number > tip.number.saturating_add(most as u64) {
+        return far(headers, target);
+    }
     let mut path = vec![target.clone()];
     loop {
         let lowest = path.last().expect("it starts with the target");
@@ -133,12 +139,29 @@ pub(super) fn link(window: &Window, headers: &Headers, floor: Option<u64>, most:
             Some(_) => return Link::Broken,
             None => {
                 let count = match parent.number.checked_sub(tip.number) {
-                    Some(above) if above > 0 && most > 1 => above.min(BATCH),
+                    Some(above) if above > 0 => above.min(BATCH),
                     _ if path.len() > ONE_BY_ONE => BATCH / 2,
                     _ => 1,
                 };
                 return Link::Missing(Need { block: parent, count });
             }
         }
+    }
+}
+
+/// A tip that is too far to be walked to ends the stream: it must at least be what its node gives when it is asked for that
+/// block, and have a parent. A slip of the tongue has not.
+fn far(headers: &Headers, target: &Arc<Header>) -> Link {
+    let Some(checked) = headers.checked(target.hash) else {
+        return Link::Missing(Need { block: target.block(), count: 1 });
+    };
+    if (checked.number, checked.parent) != (target.number, target.parent) {
+        return Link::Broken;
+    }
+    let parent = BlockRef { number: target.number - 1, hash: target.parent };
+    match headers.get(parent.hash) {
+        Some(header) if header.number == parent.number => Link::Far,
+        Some(_) => Link::Broken,
+        None => Link::Missing(Need { block: parent, count: 1 }),
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use chaincast::devnode::{Kind, SharedChain};
+use chaincast::devnode::{DevNode, Kind, SharedChain};
 use serde_json::{Value, json};
 
 use crate::harness::geth::Geth;
@@ -11,7 +11,7 @@ use crate::harness::stage::{CHAIN, Stage, new_chain, new_node};
 use crate::harness::{Client, Gateway, GatewayOptions, until};
 
 /// Waits until a node has so many subscriptions of a kind.
-async fn subscribed(node: &chaincast::devnode::DevNode, kind: Kind, count: usize) {
+async fn subscribed(node: &DevNode, kind: Kind, count: usize) {
     until("the node is subscribed to", async || node.counters().subscriptions(kind) == count).await;
 }
 
@@ -30,7 +30,7 @@ async fn pending(client: &mut Client, chain: &SharedChain, enough: usize) -> BTr
 async fn a_pending_transaction_that_two_nodes_tell_comes_once() {
     let chain = new_chain();
     let nodes = [new_node(&chain), new_node(&chain)];
-    let gateway = Gateway::start(GatewayOptions::upstreams(nodes.each_ref().map(|n| n.ws_url()))).await;
+    let gateway = Gateway::start(GatewayOptions::upstreams(nodes.each_ref().map(DevNode::ws_url))).await;
     gateway.ready().await;
     let mut client = Client::connect(&gateway.ws_url()).await;
     client.subscribe(json!(["newPendingTransactions"])).await;
@@ -50,11 +50,10 @@ async fn a_pending_transaction_that_two_nodes_tell_comes_once() {
 async fn a_state_comes_from_one_node_at_a_time() {
     let chain = new_chain();
     let nodes = [new_node(&chain), new_node(&chain)];
-    let gateway = Gateway::start(GatewayOptions::upstreams(nodes.each_ref().map(|n| n.ws_url()))).await;
+    let gateway = Gateway::start(GatewayOptions::upstreams(nodes.each_ref().map(DevNode::ws_url))).await;
     let all_up = async || {
-        let up = |n: &chaincast::devnode::DevNode| {
-            gateway.metrics.upstream_up.with_label_values(&[CHAIN, &n.address().to_string()]).get() == 1
-        };
+        let up =
+            |n: &DevNode| gateway.metrics.upstream_up.with_label_values(&[CHAIN, &n.address().to_string()]).get() == 1;
         nodes.iter().all(up)
     };
     until("both nodes are up", all_up).await;
