@@ -4,7 +4,8 @@
 //! seed that fails can be played again. One thread, one runtime whose clock stands still while anyone has something to
 //! do. Only tests have it. Knows the daemon by its composition root and its sockets.
 //!
-//! `CHAINCAST_SIM_SEED=n cargo test --lib sim` plays one seed and shows it, `CHAINCAST_SIM_SEEDS=n` that many.
+//! `CHAINCAST_SIM_SEED=n cargo test --lib sim` plays one seed and shows it, with `RUST_LOG=chaincast=debug` the daemon's log
+//! too; `CHAINCAST_SIM_SEEDS=n` plays that many.
 
 mod client;
 mod net;
@@ -73,12 +74,23 @@ fn play_all(seeds: std::ops::Range<u64>, bug: Option<Planted>, each: impl Fn(u64
     });
 }
 
+/// Shows the daemon's own log lines at the level of `RUST_LOG`, in simulated time.
+fn show_logs() {
+    let filter = tracing_subscriber::EnvFilter::from_default_env();
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_timer(trace::Simulated).with_ansi(false);
+    // Where another test of this process shows its own, they are all there.
+    drop(logs.try_init());
+}
+
 #[test]
 fn every_client_holds_exactly_the_chain_whatever_fails() {
     let (seeds, alone) = match number("CHAINCAST_SIM_SEED") {
         Some(seed) => (seed..seed + 1, true),
         None => (0..number("CHAINCAST_SIM_SEEDS").unwrap_or(SEEDS), false),
     };
+    if alone {
+        show_logs();
+    }
     let sum = Mutex::new((Vec::new(), Tally::default()));
     play_all(seeds.clone(), None, |seed, outcome| {
         let mut sum = sum.lock().expect("nobody panics with it");

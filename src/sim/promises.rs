@@ -20,6 +20,9 @@ const IN_TIME: Duration = Duration::from_millis(1_500);
 const RECOVERY: Duration = Duration::from_secs(6);
 /// The same for one that was on another chain, or slow to answer.
 const SLOW_RECOVERY: Duration = Duration::from_secs(20);
+/// How long a node may go without telling what it kept back: until its next block, or until all were silent for four
+/// of the longest block times.
+const UNTOLD: Duration = Duration::from_secs(60);
 /// How long a node may say nothing until it is taken for gone.
 const SILENCE: Duration = Duration::from_secs(21);
 
@@ -58,6 +61,7 @@ impl Promises {
         let recovery = match fault {
             // These take nothing away.
             Fault::Twice | Fault::EveryBlock => return,
+            Fault::Dumb | Fault::Foreign => UNTOLD,
             Fault::Vanished => SILENCE + RECOVERY,
             Fault::WrongChain | Fault::Late(_) => SLOW_RECOVERY,
             Fault::Stalled | Fault::Partitioned if lasts > RECOVERY => SLOW_RECOVERY,

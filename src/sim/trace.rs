@@ -2,12 +2,16 @@
 //!
 //! Two runs of a seed are the same where their digests are. Owns no judgement.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use alloy_primitives::B256;
+use tokio::time::Instant;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
 
 /// Happenings that are kept to be shown: of a seed among many, and of one that is played alone.
 const KEPT: usize = 160;
@@ -111,4 +115,17 @@ impl fmt::Display for Trace {
 /// Enough of a hash to tell it from others.
 pub(super) fn short(hash: &B256) -> String {
     alloy_primitives::hex::encode(&hash[..4])
+}
+
+/// The time of log lines: that of the runtime's clock since its thread first asked.
+pub(super) struct Simulated;
+
+impl FormatTime for Simulated {
+    fn format_time(&self, w: &mut Writer<'_>) -> fmt::Result {
+        thread_local!(static BEGAN: Cell<Option<Instant>> = const { Cell::new(None) });
+        let now = Instant::now();
+        let began = BEGAN.get().unwrap_or(now);
+        BEGAN.set(Some(began));
+        write!(w, "{:>10.3} s", now.duration_since(began).as_secs_f64())
+    }
 }
