@@ -399,3 +399,37 @@ fn a_late_node_that_goes_the_way_we_went_undoes_nothing() {
     b.head(1, c[0]);
     assert_eq!(b.told, ["-3", "c3"], "it told our tip after that");
 }
+
+#[test]
+fn the_highest_of_two_tips_is_taken_without_a_way_round() {
+    let mut b = Bench::new(64);
+    let a = b.branch("a", 1, 2, B256::ZERO);
+    let x = b.branch("x", 2, 1, a[0]);
+    let c = b.branch("c", 3, 1, x[0]);
+    let d = b.branch("d", 3, 2, x[0]);
+    b.connect(0, a[1]);
+    b.connect(1, a[1]);
+    b.answer(Answers::Late);
+    b.head(0, c[0]);
+    b.head(1, d[1]);
+    b.told.clear();
+    b.answer(Answers::Well);
+    b.release();
+    assert_eq!(b.told, ["-2", "x2", "d3", "d4"]);
+}
+
+#[test]
+fn a_number_that_does_not_follow_its_parent_is_not_taken() {
+    let mut b = Bench::new(64);
+    let a = b.branch("a", 1, 4, B256::ZERO);
+    b.connect(0, a[0]);
+    b.head(0, a[1]);
+    for number in [2, 3 + 5, 1_000] {
+        let truth = b.world[&a[2]].0.clone();
+        b.say(0, Saying::Head(Arc::new(Header { number, ..(*truth).clone() })));
+        b.wait(Duration::from_secs(5));
+        assert_eq!((b.tip(), b.gaps), (a[1], 0), "{number}");
+    }
+    b.head(0, a[3]);
+    assert_eq!((b.tip(), b.logs.len()), (a[3], 4));
+}

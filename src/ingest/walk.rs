@@ -165,3 +165,27 @@ fn far(headers: &Headers, target: &Arc<Header>) -> Link {
         None => Link::Missing(Need { block: parent, count: 1 }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    fn header(parent: u8) -> Arc<Header> {
+        let (hash, parent) = (B256::repeat_byte(1), B256::repeat_byte(parent));
+        Arc::new(Header { number: 7, hash, parent, timestamp: 0, bloom: None, json: Bytes::new() })
+    }
+
+    #[test]
+    fn what_was_fetched_outweighs_what_is_announced_and_contradictions_are_not_believed() {
+        let mut headers = Headers::default();
+        headers.announced(&header(2), 9);
+        headers.announced(&header(3), 9);
+        assert_eq!(headers.get(header(2).hash), None);
+        headers.announced(&header(3), 9);
+        headers.fetched(header(2), 9);
+        headers.announced(&header(3), 9);
+        assert_eq!(headers.get(header(2).hash), Some(&header(2)));
+        assert_eq!(headers.checked(header(2).hash), Some(&header(2)));
+    }
+}

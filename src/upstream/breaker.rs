@@ -54,7 +54,7 @@ impl Breaker {
         if self.open.take().is_some() {
             self.errors.clear();
         }
-        self.answers = self.answers.saturating_add(1);
+        self.answers = if self.errors.is_empty() { 0 } else { self.answers.saturating_add(1) };
     }
 
     /// A call failed. `unit` in 0..1 draws the wait. Returns whether this opened the breaker.
@@ -93,6 +93,7 @@ mod tests {
     fn five_errors_open_it_and_an_answer_closes_it() {
         let start = Instant::now();
         let mut breaker = Breaker::default();
+        (0..100).for_each(|_| breaker.ok());
         for n in 0..4 {
             assert!(!breaker.failed(at(start, n), 0.5));
         }

@@ -21,3 +21,4 @@ mod subscriptions;
 mod thousand;
 mod tidy;
 mod two_geths;
+mod upstreams;
