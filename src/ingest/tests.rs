@@ -404,14 +404,14 @@ fn a_late_node_that_goes_the_way_we_went_undoes_nothing() {
 fn the_highest_of_two_tips_is_taken_without_a_way_round() {
     let mut b = Bench::new(64);
     let a = b.branch("a", 1, 2, B256::ZERO);
-    let x = b.branch("x", 2, 1, a[0]);
-    let c = b.branch("c", 3, 1, x[0]);
-    let d = b.branch("d", 3, 2, x[0]);
+    let fork = b.branch("x", 2, 1, a[0])[0];
+    let low = b.branch("c", 3, 1, fork);
+    let high = b.branch("d", 3, 2, fork);
     b.connect(0, a[1]);
     b.connect(1, a[1]);
     b.answer(Answers::Late);
-    b.head(0, c[0]);
-    b.head(1, d[1]);
+    b.head(0, low[0]);
+    b.head(1, high[1]);
     b.told.clear();
     b.answer(Answers::Well);
     b.release();
@@ -432,4 +432,23 @@ fn a_number_that_does_not_follow_its_parent_is_not_taken() {
     }
     b.head(0, a[3]);
     assert_eq!((b.tip(), b.logs.len()), (a[3], 4));
+}
+
+#[test]
+fn another_block_than_the_one_asked_for_is_no_answer() {
+    let mut b = Bench::new(64);
+    let a = b.branch("a", 1, 4, B256::ZERO);
+    b.connect(0, a[0]);
+    b.answer(Answers::Late);
+    b.head(0, a[3]);
+    let asked = b.asked.len();
+    let other = b.world[&a[0]].0.clone();
+    b.say(0, Saying::Blocks(a[2], vec![other]));
+    assert_eq!(b.asked.len(), asked, "it is not asked again at once");
+    b.wait(Duration::from_millis(100));
+    assert!(b.asked.len() > asked);
+    b.answer(Answers::Well);
+    b.release();
+    b.wait(Duration::from_secs(10));
+    assert_eq!(b.tip(), a[3]);
 }
