@@ -245,12 +245,30 @@ pub enum Saying {
     },
 }
 
+/// Whether an answer to `eth_syncing` says that blocks are missing. Geth also gives an object while it only indexes
+/// (go-ethereum, `SyncProgress.Done`): its `currentBlock` is then the `highestBlock`.
+#[must_use]
+pub fn is_syncing(answer: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Progress {
+        #[serde(deserialize_with = "quantity")]
+        current_block: u64,
+        #[serde(deserialize_with = "quantity")]
+        highest_block: u64,
+    }
+    match serde_json::from_slice::<Progress>(answer) {
+        Ok(progress) => progress.current_block < progress.highest_block,
+        Err(_) => answer.trim_ascii() != b"false",
+    }
+}
+
 /// A node's latest block, and whether it is still syncing.
 #[derive(Debug, Clone)]
 pub struct Standing {
     /// Its latest block.
     pub latest: Arc<Header>,
-    /// Whether `eth_syncing` is anything but `false`.
+    /// Whether blocks are missing, as [`is_syncing`] reads it.
     pub syncing: bool,
 }
 
@@ -389,6 +407,19 @@ mod tests {
         ] {
             let error = Header::from_announcement(Bytes::from(json)).unwrap_err().to_string();
             assert!(error.contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_node_that_only_indexes_is_not_syncing() {
+        for (answer, want) in [
+            ("false", false),
+            ("true", true),
+            (r#"{"currentBlock":"0x5","highestBlock":"0x9","x":1}"#, true),
+            (r#"{"currentBlock":"0x9","highestBlock":"0x9","txIndexRemainingBlocks":"0x5"}"#, false),
+            (r#"{"stages":[]}"#, true),
+        ] {
+            assert_eq!(is_syncing(answer.as_bytes()), want, "{answer}");
         }
     }
 

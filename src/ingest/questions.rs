@@ -13,7 +13,7 @@ use futures_util::stream::{self, StreamExt};
 use serde_json::value::RawValue;
 
 use super::now;
-use crate::chain::{BlockRef, Header, Log, NodeId, Observation, Saying, Standing};
+use crate::chain::{BlockRef, Header, Log, NodeId, Observation, Saying, Standing, is_syncing};
 use crate::upstream::Pool;
 
 /// How long one answer of a node is waited for.
@@ -81,7 +81,7 @@ pub(super) async fn standing(pool: Arc<Pool>, node: NodeId, number: u64) -> Obse
     let latest = block(&pool, node, "eth_getBlockByNumber", r#"["latest",false]"#);
     let (latest, syncing) = join(latest, ask(&pool, node, "eth_syncing", "[]", DEADLINE)).await;
     let standing = latest.zip(syncing);
-    let standing = standing.map(|(latest, syncing)| Standing { latest, syncing: syncing.as_ref() != b"false" });
+    let standing = standing.map(|(latest, syncing)| Standing { latest, syncing: is_syncing(&syncing) });
     Observation { node, at: now(), what: Saying::Stands(number, standing) }
 }
 

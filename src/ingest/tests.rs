@@ -452,3 +452,18 @@ fn another_block_than_the_one_asked_for_is_no_answer() {
     b.wait(Duration::from_secs(10));
     assert_eq!(b.tip(), a[3]);
 }
+
+#[test]
+fn the_node_that_gave_us_the_tip_decides_while_it_is_there() {
+    let mut b = Bench::new(64);
+    let a = b.branch("a", 1, 3, B256::ZERO);
+    let c = b.branch("c", 3, 1, a[1]);
+    b.connect(0, a[0]);
+    b.connect(1, a[0]);
+    b.head(0, a[2]);
+    b.head(1, a[2]);
+    b.head(1, c[0]);
+    assert_eq!(b.tip(), a[2]);
+    b.lose(0);
+    assert_eq!((b.tip(), b.gaps), (c[0], 0));
+}

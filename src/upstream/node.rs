@@ -20,15 +20,17 @@ use super::breaker::Breaker;
 use super::client::{CallError, Client};
 use super::feeds::Open;
 use super::{Aside, Demand, Ears, Identity, Node, Options, Order, Pool, State, Status};
-use crate::chain::{Header, Observation, Saying};
+use crate::chain::{Header, Observation, Saying, is_syncing};
 
 /// How long a node that is set aside is left alone at first; doubles to [`ASIDE_MAX`].
 const ASIDE_MIN: Duration = Duration::from_secs(5);
 const ASIDE_MAX: Duration = Duration::from_secs(60);
 /// Longest wait between two attempts while no other node keeps up with the chain (promise P6).
 const ALONE_MAX: Duration = Duration::from_secs(1);
-/// How long the first attempt to connect may take; doubles to the configured time.
-const FIRST_ATTEMPT: Duration = Duration::from_secs(2);
+/// How long an attempt to connect may take, but for one in so many, which gets the configured time: a node that comes back
+/// is found soon, and one that is far away is reached all the same.
+const SHORT_ATTEMPT: Duration = Duration::from_secs(2);
+const LONG_ATTEMPTS: u32 = 4;
 /// How often a node that announces no heads to us is checked.
 const CHECK_EVERY: Duration = Duration::from_secs(15);
 /// How often a node that is syncing is asked whether it still is.
@@ -74,7 +76,9 @@ impl Task {
         // A node that never comes must be seen as down, not be missing.
         self.node.metrics.upstream_up.with_label_values(&self.labels()).set(0);
         while !stop.is_cancelled() {
-            let patience = FIRST_ATTEMPT.saturating_mul(1 << failures.min(8)).min(self.options.connect_timeout);
+            let is_long = failures % LONG_ATTEMPTS == LONG_ATTEMPTS - 1;
+            let patience = self.options.connect_timeout;
+            let patience = if is_long { patience } else { patience.min(SHORT_ATTEMPT) };
             let connected = tokio::select! {
                 () = stop.cancelled() => return,
                 connected = self.connect(patience) => connected,
@@ -257,7 +261,7 @@ impl Task {
         // A node need not have block 0, nor know eth_syncing.
         let genesis = genesis.ok().and_then(|raw| Header::from_block(raw.get().as_bytes()).ok()).map(|h| h.hash);
         self.compare(&Identity { chain_id, net_version, genesis })?;
-        Ok(syncing.is_ok_and(|raw| raw.get() != "false"))
+        Ok(syncing.is_ok_and(|raw| is_syncing(raw.get().as_bytes())))
     }
 
     fn compare(&self, identity: &Identity) -> Result<(), End> {
@@ -316,7 +320,7 @@ impl Task {
             return;
         }
         if let Ok(raw) = self.ask(client, "eth_syncing", "[]").await {
-            self.node.status.send_modify(|status| status.syncing = raw.get() != "false");
+            self.node.status.send_modify(|status| status.syncing = is_syncing(raw.get().as_bytes()));
             self.pool.notify();
         }
     }
