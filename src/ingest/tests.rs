@@ -248,20 +248,28 @@ fn nothing_final_is_undone_and_who_asks_for_it_is_set_aside() {
 #[test]
 fn finality_is_asked_for_seldom_and_only_moves_up_our_chain() {
     let mut b = Bench::new(64);
-    let a = b.branch("a", 1, 9, B256::ZERO);
+    let a = b.branch("a", 1, 12, B256::ZERO);
     let c = b.branch("c", 3, 3, a[1]);
-    b.connect(0, a[7]);
-    for finalized in [c[1], a[8]] {
+    let known = |b: &Bench| b.tracker.finality().1.map(|block| block.hash);
+    b.connect(0, a[0]);
+    b.head(0, a[6]);
+    for (head, finalized, want, why) in [
+        (7, c[1], None, "it is of another branch"),
+        (8, a[11], None, "it is ahead of us"),
+        (9, a[4], Some(a[4]), "it is ours"),
+        (10, a[2], Some(a[4]), "it does not go back"),
+    ] {
         b.finalized = Some(finalized);
         b.wait(Duration::from_secs(7));
-        b.head(0, a[7]);
-        assert_eq!(b.tracker.finality().1, None, "{finalized} is not of our chain");
+        b.head(0, a[head]);
+        assert_eq!(known(&b), want, "{why}");
     }
-    b.head(0, a[8]);
-    assert_eq!(b.tracker.finality().1.map(|block| block.hash), Some(a[8]));
-    b.finalized = Some(a[2]);
-    b.wait(Duration::from_secs(7));
-    assert_eq!(b.tracker.finality().1.map(|block| block.hash), Some(a[8]));
+    b.finalized = Some(a[8]);
+    b.head(0, a[11]);
+    b.wait(Duration::from_millis(1_900));
+    assert_eq!(known(&b), Some(a[4]), "it was asked for less than 6 s ago");
+    b.wait(Duration::from_millis(200));
+    assert_eq!(known(&b), Some(a[8]));
 }
 
 #[test]

@@ -233,7 +233,7 @@ mod tests {
         grow(&mut watch, 6, start, &[A]);
         watch.undone(4);
         grow(&mut watch, 5, start + ms(10), &[A]);
-        assert_eq!(run(&mut watch, start, start + ms(900)), []);
+        assert_eq!(run(&mut watch, start, start + ms(2_000)), []);
     }
 
     #[test]
