@@ -230,7 +230,7 @@ mod tests {
         let start = Instant::now();
         let mut watch = Watch::default();
         watch.connected(A, 5, start);
-        grow(&mut watch, 6, start, &[A]);
+        (6..9).for_each(|height| grow(&mut watch, height, start, &[A]));
         watch.undone(4);
         grow(&mut watch, 5, start + ms(10), &[A]);
         assert_eq!(run(&mut watch, start, start + ms(2_000)), []);
