@@ -78,6 +78,13 @@ impl Ask {
         self.later(now);
     }
 
+    /// No answer comes of this node any more.
+    pub(super) fn gone(&mut self, node: NodeId, now: Instant) {
+        if self.under_way.contains(&node) {
+            self.failed(node, now);
+        }
+    }
+
     fn later(&mut self, now: Instant) {
         let wait = RETRY_MIN.saturating_mul(1 << self.attempt.clamp(1, 10).saturating_sub(1)).min(RETRY_MAX);
         self.due = if self.under_way.is_empty() { now + wait } else { self.due.min(now + wait) };

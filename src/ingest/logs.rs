@@ -14,7 +14,7 @@ pub enum Blooms {
     /// Only zero blooms were seen so far, and no logs beside them.
     #[default]
     Unknown,
-    /// A non-zero bloom was seen: blooms are true.
+    /// Logs were seen under their own bloom: blooms are true.
     Real,
     /// Logs were seen under a zero bloom: blooms say nothing.
     Empty,
@@ -53,13 +53,6 @@ fn bloom_of(logs: &[Log]) -> Bloom {
 }
 
 impl Blooms {
-    /// Learns from a header.
-    pub fn see(&mut self, header: &Header) {
-        if header.bloom.as_ref().is_some_and(|bloom| !bloom.is_zero()) {
-            *self = Self::Real;
-        }
-    }
-
     /// Whether a header can be used: where blooms are true, one without a bloom lacks what its logs are judged by.
     #[must_use]
     pub fn fits(self, header: &Header) -> bool {
@@ -72,7 +65,8 @@ impl Blooms {
         self == Self::Real && header.bloom.as_ref().is_some_and(|bloom| bloom.is_zero())
     }
 
-    /// Checks that `logs` are all logs of the header's block, in order. Learns that blooms are empty where they are.
+    /// Checks that `logs` are all logs of the header's block, in order. Learns from logs what blooms are: a header alone may
+    /// be any node's invention.
     pub fn check(&mut self, header: &Header, logs: &[Log]) -> Result<(), Incomplete> {
         if logs.iter().any(|log| log.block_hash != header.hash || log.block_number != header.number) {
             return Err(Incomplete::Foreign);
@@ -82,7 +76,11 @@ impl Blooms {
         }
         let Some(bloom) = &header.bloom else { return Ok(()) };
         let trusted = logs.is_empty() && planted::is(Bug::TrustEmptyLogs);
-        if trusted || *self == Self::Empty || **bloom == bloom_of(logs) {
+        let equal = **bloom == bloom_of(logs);
+        if equal && !bloom.is_zero() {
+            *self = Self::Real;
+        }
+        if trusted || equal || *self == Self::Empty {
             return Ok(());
         }
         if *self == Self::Unknown && bloom.is_zero() {
@@ -145,7 +143,7 @@ mod tests {
         assert_eq!(blooms.check(&zero, &[log(0)]), Ok(()));
         assert_eq!(blooms, Blooms::Empty);
         let mut blooms = Blooms::Unknown;
-        blooms.see(&header(bloom_of(&[log(0)])));
+        assert_eq!(blooms.check(&header(bloom_of(&[log(0)])), &[log(0)]), Ok(()));
         assert!(blooms.proves_none(&zero));
         assert_eq!(blooms.check(&zero, &[log(0)]), Err(Incomplete::Bloom));
     }

@@ -23,8 +23,6 @@ const SHRINK_STANDS: Duration = Duration::from_secs(2);
 const SLOW_FOR: Duration = Duration::from_secs(10);
 /// How long after a question without an answer it is asked again.
 const CONFIRM_AGAIN: Duration = Duration::from_secs(1);
-/// A node that said nothing for this long does not hold back another's claim that leads far away.
-const SPEAKS: Duration = Duration::from_secs(10);
 
 /// A node went back to an ancestor of our tip.
 #[derive(Debug)]
@@ -45,6 +43,8 @@ struct Lower {
 #[derive(Debug)]
 struct View {
     tip: Option<Arc<Header>>,
+    /// An older tip of it that is still being linked.
+    walked: Option<Arc<Header>>,
     /// What it told, and when by our count.
     recent: VecDeque<(B256, u64)>,
     lower: Option<Lower>,
@@ -89,7 +89,10 @@ impl Views {
     }
 
     pub(super) fn connected(&mut self, node: NodeId, now: Instant) {
-        self.nodes.insert(node, View { tip: None, recent: VecDeque::new(), lower: None, spoke: now, slow: None });
+        self.nodes.insert(
+            node,
+            View { tip: None, walked: None, recent: VecDeque::new(), lower: None, spoke: now, slow: None },
+        );
         self.giver = self.giver.filter(|giver| *giver != node);
     }
 
@@ -136,6 +139,7 @@ impl Views {
         }
         self.count += 1;
         view.recent.push_back((header.hash, self.count));
+        view.walked.take_if(|walked| walked.number > header.number);
         view.tip = Some(header.clone());
     }
 
@@ -153,7 +157,7 @@ impl Views {
             None => lower.confirm = Some(now + CONFIRM_AGAIN),
             Some(Standing { latest, .. }) if latest.hash != lower.head.hash => {
                 view.lower = None;
-                view.tip = Some(latest.clone());
+                (view.tip, view.walked) = (Some(latest.clone()), None);
                 return Some(latest);
             }
             Some(Standing { syncing, .. }) => {
@@ -186,15 +190,47 @@ impl Views {
 
     /// The tips that a node may move us to, highest first.
     pub(super) fn claims(&self, window: &Window) -> Vec<(NodeId, Arc<Header>)> {
-        let tips = self.nodes.iter().filter_map(|(node, view)| Some((*node, view.tip.as_ref()?)));
+        let tips = self.nodes.iter().flat_map(|(node, view)| {
+            let goes_on = |w: &&Arc<Header>| window.tip().is_none_or(|ours| w.number > ours.number);
+            let walked = view
+                .walked
+                .as_ref()
+                .filter(goes_on)
+                .filter(|w| view.tip.as_ref().is_some_and(|tip| tip.hash != w.hash));
+            view.tip.iter().chain(walked).map(|tip| (*node, tip))
+        });
         let mut claims: Vec<_> =
             tips.filter(|(node, tip)| self.may_move(*node, tip, window)).map(|(n, t)| (n, t.clone())).collect();
         claims.sort_by_key(|(node, tip)| (std::cmp::Reverse(tip.number), *node));
         claims
     }
 
+    /// Whether what is missing of this claim is to be asked for: one claim of each node at a time, or a node whose heads
+    /// come faster than its answers would never be followed.
+    pub(super) fn walk(&mut self, node: NodeId, target: &Arc<Header>, window: &Window) -> bool {
+        let older = self.nodes[&node].walked.clone();
+        let goes_on = |older: &Arc<Header>| window.tip().is_none_or(|tip| older.number > tip.number);
+        let older = older.filter(|older| older.hash != target.hash && goes_on(older));
+        if older.is_none() {
+            self.nodes.get_mut(&node).expect("it claims").walked = Some(target.clone());
+        }
+        older.is_none()
+    }
+
+    /// Gives up an older claim for the node's present one. Returns whether there was an older one.
+    pub(super) fn give_up(&mut self, node: NodeId, target: &Header) -> bool {
+        let Some(view) = self.nodes.get_mut(&node) else { return false };
+        let older = view.tip.as_ref().is_some_and(|tip| tip.hash != target.hash);
+        older && view.walked.take_if(|walked| walked.hash == target.hash).is_some()
+    }
+
     fn may_move(&self, node: NodeId, claim: &Header, window: &Window) -> bool {
-        let Some(tip) = window.tip() else { return true };
+        let (Some(tip), Some(first)) = (window.tip(), window.first()) else { return true };
+        let view = &self.nodes[&node];
+        if claim.number < first.number && !view.lower.as_ref().is_some_and(|l| l.again && l.head.hash == claim.hash) {
+            // A slip of the tongue, or lag: it is being asked.
+            return false;
+        }
         if window.position(claim.number, claim.hash).is_some() {
             return false;
         }
@@ -223,7 +259,9 @@ impl Views {
                 return None;
             }
             let second = |(other, view): (&NodeId, &View)| {
-                other != node && view.lower.as_ref().is_some_and(|l| l.calm && l.head.hash == lower.head.hash)
+                let same =
+                    |l: &Lower| l.calm && l.head.hash == lower.head.hash && view.steps_back(&l.head, tip, window);
+                other != node && view.lower.as_ref().is_some_and(same)
             };
             let counts = self.nodes.iter().any(second) || (lower.again && !self.giver_stands(*node, tip));
             let at = window.position(lower.head.number, lower.head.hash)?;
@@ -247,27 +285,28 @@ impl Views {
             self.undone.pop_front();
         }
         for view in self.nodes.values_mut() {
-            view.tip = view.tip.take().filter(|tip| undone.iter().all(|u| u.block.hash != tip.hash));
+            for told in [&mut view.tip, &mut view.walked] {
+                told.take_if(|told| undone.iter().any(|u| u.block.hash == told.hash));
+            }
         }
     }
 
     /// Forgets a claim that cannot be true.
     pub(super) fn disregard(&mut self, hash: B256) {
-        for view in self.nodes.values_mut().filter(|v| v.tip.as_ref().is_some_and(|t| t.hash == hash)) {
-            view.tip = None;
+        for view in self.nodes.values_mut() {
+            for told in [&mut view.tip, &mut view.walked] {
+                told.take_if(|told| told.hash == hash);
+            }
         }
     }
 
-    /// Until when other nodes that stand on our chain speak against following this one far away from it.
-    pub(super) fn held_until(&self, node: NodeId, window: &Window) -> Option<Instant> {
-        let stands = |view: &&View| {
-            view.tip.as_ref().is_some_and(|tip| {
-                window.position(tip.number, tip.hash).is_some()
-                    || window.position(tip.number.wrapping_sub(1), tip.parent).is_some()
-            })
-        };
+    /// Until when other nodes that stand near our tip, and spoke within `patience`, speak against following this one far away from it.
+    pub(super) fn held_until(&self, node: NodeId, window: &Window, patience: Duration) -> Option<Instant> {
+        let ours = window.tip()?.number;
+        let stands =
+            |view: &&View| view.tip.as_ref().is_some_and(|tip| tip.number.abs_diff(ours) <= window.blocks_max() as u64);
         let others = self.nodes.iter().filter(|(id, _)| **id != node).map(|(_, view)| view);
-        others.filter(stands).map(|view| view.spoke + SPEAKS).max()
+        others.filter(stands).map(|view| view.spoke + patience).max()
     }
 }
 
@@ -277,8 +316,11 @@ impl View {
         self.recent.iter().rev().find(|(told, _)| *told == hash).map(|(_, at)| *at)
     }
 
-    /// Whether this head is a step back from our tip, which the node told itself.
+    /// Whether this head is a step back from our tip, which the node told itself: on our chain, or to where it is not known.
     fn steps_back(&self, head: &Header, tip: &Header, window: &Window) -> bool {
-        head.number < tip.number && self.told(tip.hash).is_some() && window.position(head.number, head.hash).is_some()
+        let below = window.first().is_some_and(|first| head.number < first.number);
+        head.number < tip.number
+            && self.told(tip.hash).is_some()
+            && (below || window.position(head.number, head.hash).is_some())
     }
 }

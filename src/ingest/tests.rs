@@ -1,6 +1,7 @@
 //! Tables for the tracker: one situation each, told by a bench that answers what it asks.
 
 mod bench;
+mod hostile;
 mod properties;
 
 use std::sync::Arc;
@@ -439,6 +440,7 @@ fn a_number_that_does_not_follow_its_parent_is_not_taken() {
         assert_eq!((b.tip(), b.gaps), (a[1], 0), "{number}");
     }
     b.head(0, a[3]);
+    b.wait(Duration::from_secs(5));
     assert_eq!((b.tip(), b.logs.len()), (a[3], 4));
 }
 

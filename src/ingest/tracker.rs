@@ -108,6 +108,8 @@ impl GapCause {
     }
 }
 
+/// Shortest time for which a node's last word counts against a claim that leads far away.
+const SPEAKS: Duration = Duration::from_secs(10);
 /// So many attempts to get a block show that what leads to it may be false.
 const IN_VAIN: u32 = 4;
 
@@ -190,7 +192,7 @@ impl Tracker {
         match what {
             Saying::Connected(header) => self.connected(node, &header, at),
             Saying::Head(header) => self.heard_from(node, &header, at),
-            Saying::Lost => self.lost(node),
+            Saying::Lost => self.lost(node, at),
             Saying::Blocks(hash, blocks) => self.answered_blocks(node, hash, blocks, at),
             Saying::Logs(hash, logs) => {
                 if let Err(why) = self.window.answered(node, hash, logs, &mut self.blooms, at) {
@@ -198,8 +200,9 @@ impl Tracker {
                 }
             }
             Saying::Stands(number, standing) => {
+                let standing = standing.filter(|standing| self.blooms.fits(&standing.latest));
                 if let Some(latest) = self.views.stands(node, number, standing, at) {
-                    self.fetched(latest);
+                    self.headers.announced(&latest, self.headers_max());
                 }
             }
             Saying::Height(height) => {
@@ -222,7 +225,8 @@ impl Tracker {
     /// Does what has become due, and returns what is to be done.
     pub fn tick(&mut self, now: Instant) -> Vec<Action> {
         self.settle(now);
-        if self.logs_due(self.bounds.logs_wait).is_some_and(|late| late <= now) {
+        let too_many = self.window.waiting() > self.bounds.window * 2 && !self.views.is_empty();
+        if too_many || self.logs_due(self.bounds.logs_wait).is_some_and(|late| late <= now) {
             let tip = self.tip().expect("an entry is late").clone();
             self.restart(tip, GapCause::Logs, now);
             self.settle(now);
@@ -255,6 +259,8 @@ impl Tracker {
 
     fn connected(&mut self, node: NodeId, header: &Arc<Header>, now: Instant) {
         let after_outage = self.views.is_empty();
+        // Whatever was ordered of the connection before.
+        self.actions.push(Action::Order(node, Order::Stalled(false)));
         self.views.connected(node, now);
         self.watch.connected(node, header.number, now);
         self.heard_from(node, header, now);
@@ -271,22 +277,17 @@ impl Tracker {
             // Its logs could never be known to be complete. What comes after it brings it back, fetched.
             return self.actions.push(Action::Note(Note::Malformed(node)));
         }
-        self.blooms.see(header);
-        self.watch.head(node, header.number, now);
+        self.watch.head(node, header.number);
         self.views.heard(node, header, &self.window, now);
         self.headers.announced(header, self.headers_max());
     }
 
-    fn lost(&mut self, node: NodeId) {
+    fn lost(&mut self, node: NodeId, now: Instant) {
         self.views.lost(node);
         self.watch.lost(node);
-    }
-
-    fn fetched(&mut self, header: Arc<Header>) {
-        if self.blooms.fits(&header) {
-            self.blooms.see(&header);
-            self.headers.fetched(header, self.headers_max());
-        }
+        self.window.gone(node, now);
+        self.walks.values_mut().for_each(|walk| walk.ask.gone(node, now));
+        self.actions.push(Action::Order(node, Order::Stalled(false)));
     }
 
     /// Room for a branch of full length from each node.
@@ -331,7 +332,7 @@ impl Tracker {
         let (to, word) = (tip.number, (node, tip.hash));
         match self.floor() {
             Some(floor) if to < floor => {
-                self.set_aside(node);
+                self.set_aside(node, now);
                 return true;
             }
             Some(floor) if to == floor => self.undo(at + 1, word, now),
@@ -354,13 +355,15 @@ impl Tracker {
             match walk::link(&self.window, &self.headers, self.floor(), self.bounds.window, &target) {
                 Link::To(at, path) => self.adopt(node, at, path, now),
                 Link::Broken => {
-                    if !self.headers.forget_announced(&target) {
+                    if !self.headers.doubt(&target) {
                         self.views.disregard(target.hash);
                     }
                 }
-                Link::Final => self.set_aside(node),
+                Link::Final => self.set_aside(node, now),
                 Link::Far => {
-                    if let Some(until) = self.views.held_until(node, &self.window).filter(|until| *until > now) {
+                    if let Some(until) =
+                        self.views.held_until(node, &self.window, self.patience()).filter(|until| *until > now)
+                    {
                         self.far_at = Some(self.far_at.map_or(until, |at| at.min(until)));
                         continue;
                     }
@@ -369,8 +372,12 @@ impl Tracker {
                 }
                 Link::Missing(need) => {
                     let tries = self.walks.get(&need.block.hash).map_or(0, |walk| walk.ask.attempts());
-                    if tries < IN_VAIN || !self.headers.forget_announced(&target) {
-                        wanted.push((node, need));
+                    let in_vain =
+                        tries >= IN_VAIN && (self.headers.doubt(&target) || self.views.give_up(node, &target));
+                    if !in_vain {
+                        if self.views.walk(node, &target, &self.window) {
+                            wanted.push((node, need));
+                        }
                         continue;
                     }
                 }
@@ -386,15 +393,20 @@ impl Tracker {
         false
     }
 
+    /// How long the word of a node that says nothing more counts: a few blocks.
+    fn patience(&self) -> Duration {
+        self.watch.block_time().map_or(SPEAKS, |time| SPEAKS.max(time * 4))
+    }
+
     /// The number at and below which nothing is undone.
     fn floor(&self) -> Option<u64> {
         self.finality.finalized().map(|block| block.number)
     }
 
     /// A node would have us undo what is final.
-    fn set_aside(&mut self, node: NodeId) {
+    fn set_aside(&mut self, node: NodeId, now: Instant) {
+        self.lost(node, now);
         self.actions.push(Action::Order(node, Order::SetAside(Aside::BelowFinalized)));
-        self.lost(node);
     }
 
     /// Puts the parent of the oldest block under it, as known but never published; or names it where it is not known.
@@ -402,7 +414,7 @@ impl Tracker {
     fn extend_down(&mut self, target: &Header, now: Instant) -> Result<(), Need> {
         let first = self.window.first().expect("a claim lies below it");
         let block = BlockRef { number: first.number - 1, hash: first.parent };
-        let Some(parent) = self.headers.get(block.hash).cloned() else { return Err(Need { block, count: 1 }) };
+        let Some(parent) = self.headers.checked(block.hash).cloned() else { return Err(Need { block, count: 1 }) };
         if parent.number == block.number {
             self.window.put_under(parent, now);
         } else {
@@ -449,12 +461,18 @@ impl Tracker {
 
     fn answered_blocks(&mut self, node: NodeId, hash: B256, blocks: Vec<Arc<Header>>, now: Instant) {
         let Some(walk) = self.walks.get_mut(&hash) else { return };
-        if blocks.iter().any(|block| block.hash == hash) {
-            self.walks.remove(&hash);
-        } else {
-            walk.ask.failed(node, now);
+        // The block that was asked for, and then parents by hash and number: anything else is not known to be true.
+        let mut next = walk.need.block;
+        if !blocks.iter().any(|block| block.hash == hash) {
+            return walk.ask.failed(node, now);
         }
-        blocks.into_iter().for_each(|block| self.fetched(block));
+        self.walks.remove(&hash);
+        for block in blocks.into_iter().filter(|block| self.blooms.fits(block)) {
+            if block.hash == hash || block.block() == next {
+                next = BlockRef { number: block.number.saturating_sub(1), hash: block.parent };
+                self.headers.fetched(block, self.headers_max());
+            }
+        }
     }
 
     fn ask_blocks(&mut self, now: Instant) {
@@ -479,7 +497,7 @@ impl Tracker {
 
     /// Publishes complete logs up to the first block whose logs are not.
     fn publish_logs(&mut self, now: Instant) {
-        while let Some(logs) = self.window.publish_next() {
+        while let Some(logs) = self.window.publish_next(now) {
             self.actions.push(Action::Publish(ChainUpdate::Logs(logs), now));
         }
         self.window.trim();

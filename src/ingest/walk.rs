@@ -11,6 +11,8 @@ use alloy_primitives::B256;
 use super::window::Window;
 use crate::chain::{BlockRef, Header};
 
+/// Fetched blocks remembered as fetched a second time.
+const DOUBTED: usize = 64;
 /// Most blocks asked for at a time.
 pub(super) const BATCH: u64 = 64;
 /// A reorg's blocks are asked for one by one, as its depth is not known, but not those of one so deep.
@@ -22,6 +24,8 @@ const ONE_BY_ONE: usize = 64;
 pub(super) struct Headers {
     by_hash: HashMap<B256, Known>,
     order: VecDeque<B256>,
+    /// What was fetched a second time.
+    doubted: VecDeque<B256>,
 }
 
 #[derive(Debug)]
@@ -62,7 +66,7 @@ impl Headers {
     }
 
     /// The header, if it was asked for.
-    fn checked(&self, hash: B256) -> Option<&Arc<Header>> {
+    pub(super) fn checked(&self, hash: B256) -> Option<&Arc<Header>> {
         self.by_hash.get(&hash).filter(|known| known.fetched).map(|known| &known.header)
     }
 
@@ -71,19 +75,29 @@ impl Headers {
         self.order.retain(|known| *known != hash);
     }
 
-    /// Forgets what was only announced of the way from `target` down: it leads nowhere. Returns whether there was any.
-    pub(super) fn forget_announced(&mut self, target: &Header) -> bool {
+    /// The way from `target` down leads nowhere: forgets what was only announced of it, and once its lowest block, which
+    /// a node may have given falsely. Returns whether there was any.
+    pub(super) fn doubt(&mut self, target: &Header) -> bool {
         let mut hash = target.parent;
-        let mut announced = Vec::new();
+        let mut doubtful = Vec::new();
+        let mut lowest = None;
         for _ in 0..self.order.len() {
             let Some(known) = self.by_hash.get(&hash) else { break };
             if !known.fetched {
-                announced.push(hash);
+                doubtful.push(hash);
             }
+            lowest = Some(hash);
             hash = known.header.parent;
         }
-        announced.iter().for_each(|hash| self.forget(*hash));
-        !announced.is_empty()
+        if let Some(lowest) = lowest.filter(|lowest| !self.doubted.contains(lowest)) {
+            doubtful.push(lowest);
+            self.doubted.push_back(lowest);
+            if self.doubted.len() > DOUBTED {
+                self.doubted.pop_front();
+            }
+        }
+        doubtful.iter().for_each(|hash| self.forget(*hash));
+        !doubtful.is_empty()
     }
 }
 

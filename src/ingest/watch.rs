@@ -16,6 +16,8 @@ const STALLED_AFTER: Duration = Duration::from_millis(1_250);
 /// Times between blocks from which the usual one is learnt, and how many are needed.
 const INTERVALS: usize = 32;
 const INTERVALS_MIN: usize = 3;
+/// Stands for the usual time between blocks until it is learnt.
+const BLOCK_TIME_UNKNOWN: Duration = Duration::from_secs(15);
 /// All nodes silent for so many times the usual time between blocks.
 const SILENT_BLOCKS: u32 = 4;
 const SILENT_MIN: Duration = Duration::from_secs(1);
@@ -64,10 +66,9 @@ impl Watch {
         self.heard = Some(now);
     }
 
-    pub(super) fn head(&mut self, node: NodeId, height: u64, now: Instant) {
+    pub(super) fn head(&mut self, node: NodeId, height: u64) {
         if let Some(seen) = self.nodes.get_mut(&node) {
             seen.height = height;
-            self.heard = Some(now);
         }
     }
 
@@ -91,6 +92,7 @@ impl Watch {
             self.intervals.push_back(now.saturating_duration_since(*last) / count.max(1));
         }
         self.told.push_back((height, now));
+        self.heard = Some(now);
         if self.told.len() > TOLD {
             self.told.pop_front();
         }
@@ -110,7 +112,8 @@ impl Watch {
     }
 
     fn silent_at(&self) -> Option<Instant> {
-        let span = (self.block_time()? * SILENT_BLOCKS).clamp(SILENT_MIN, SILENT_MAX);
+        let usual = self.block_time().unwrap_or(BLOCK_TIME_UNKNOWN);
+        let span = (usual * SILENT_BLOCKS).clamp(SILENT_MIN, SILENT_MAX);
         self.heard.filter(|_| !self.nodes.is_empty()).map(|heard| heard + span)
     }
 
@@ -205,7 +208,7 @@ mod tests {
 
     fn grow(watch: &mut Watch, height: u64, at: Instant, nodes: &[NodeId]) {
         watch.grown(height, 1, at);
-        nodes.iter().for_each(|node| watch.head(*node, height, at));
+        nodes.iter().for_each(|node| watch.head(*node, height));
     }
 
     #[test]
@@ -218,11 +221,10 @@ mod tests {
         let told = run(&mut watch, start, start + ms(1_500));
         assert_eq!(told, [(1_350, Action::Order(B, Order::Stalled(true))), (1_350, Action::Probe(B))]);
         assert_eq!(watch.answered(B, Some(1), start + ms(1_400)), None, "it is behind, not deaf");
-        watch.head(B, 2, start + ms(1_600));
+        watch.head(B, 2);
         let mut actions = Vec::new();
         watch.tick(start + ms(1_600), &mut actions);
         assert_eq!(actions, [Action::Order(B, Order::Stalled(false))]);
-        assert_eq!(watch.next_due(), None);
     }
 
     #[test]
@@ -265,5 +267,29 @@ mod tests {
         grow(&mut watch, 2, start, &[A]);
         assert_eq!(run(&mut watch, start, start + ms(1_300)).len(), 2);
         assert_eq!(watch.answered(B, None, start + ms(3_300)), Some(Order::Reconnect("it does not answer")));
+    }
+
+    #[test]
+    fn r7_a_sole_node_that_is_deaf_from_the_start_is_asked_some_time() {
+        let start = Instant::now();
+        let mut watch = Watch::default();
+        watch.connected(A, 1, start);
+        watch.grown(1, 1, start);
+        assert!(watch.next_due().is_some());
+    }
+
+    #[test]
+    fn r7b_heads_that_lead_nowhere_do_not_hide_silence() {
+        let start = Instant::now();
+        let mut watch = Watch::default();
+        watch.connected(A, 0, start);
+        watch.connected(B, 0, start);
+        (1..=10).for_each(|n| grow(&mut watch, n, start + ms(500 * n), &[A, B]));
+        let mut told = vec![];
+        for n in 0..600 {
+            watch.head(B, 10);
+            watch.tick(start + ms(5_000 + 100 * n), &mut told);
+        }
+        assert!(told.contains(&Action::Probe(A)), "{told:?}");
     }
 }

@@ -47,6 +47,8 @@ pub(super) struct Window {
     /// Blocks that were published are no longer here.
     cut: bool,
     bytes: usize,
+    /// When logs were last published, or entries left.
+    progress: Option<Instant>,
     blocks_max: usize,
     bytes_max: usize,
     logs_in_flight: usize,
@@ -59,6 +61,7 @@ impl Window {
             published: 0,
             cut: false,
             bytes: 0,
+            progress: None,
             blocks_max: bounds.window,
             bytes_max: bounds.window_bytes,
             logs_in_flight: bounds.logs_in_flight,
@@ -78,9 +81,21 @@ impl Window {
         self.entries.len() - self.published
     }
 
-    /// Since when the oldest missing logs are missing.
+    /// Since when the oldest missing logs are missing, and were the oldest.
     pub(super) fn waiting_since(&self) -> Option<Instant> {
-        self.entries.get(self.published).map(|entry| entry.since)
+        self.entries.get(self.published).map(|entry| self.progress.map_or(entry.since, |at| at.max(entry.since)))
+    }
+
+    /// No answer comes of this node any more.
+    pub(super) fn gone(&mut self, node: NodeId, now: Instant) {
+        self.wanted_asks().for_each(|ask| ask.gone(node, now));
+    }
+
+    fn wanted_asks(&mut self) -> impl Iterator<Item = &mut Ask> {
+        self.entries.iter_mut().skip(self.published).filter_map(|entry| match &mut entry.logs {
+            Logs::Wanted(ask) => Some(ask),
+            Logs::Complete(_) | Logs::Published(_) => None,
+        })
     }
 
     /// The block at a place.
@@ -92,6 +107,11 @@ impl Window {
     pub(super) fn position(&self, number: u64, hash: B256) -> Option<usize> {
         let at = usize::try_from(number.checked_sub(self.first()?.number)?).ok()?;
         self.entries.get(at).filter(|entry| entry.header.hash == hash).map(|_| at)
+    }
+
+    /// Most blocks that are kept.
+    pub(super) fn blocks_max(&self) -> usize {
+        self.blocks_max
     }
 
     /// Whether blocks below the first may be put under it: none that was published is gone, and there is room.
@@ -190,13 +210,14 @@ impl Window {
     }
 
     /// The next logs to publish, if they are complete; they are then published.
-    pub(super) fn publish_next(&mut self) -> Option<Arc<BlockLogs>> {
+    pub(super) fn publish_next(&mut self, now: Instant) -> Option<Arc<BlockLogs>> {
         let entry = self.entries.get_mut(self.published)?;
         let Logs::Complete(logs) = &entry.logs else { return None };
         let logs = logs.clone();
         entry.logs = Logs::Published(logs.clone());
         self.bytes += logs_bytes(&logs);
         self.published += 1;
+        self.progress = Some(now);
         Some(logs)
     }
 

@@ -133,4 +133,14 @@ mod tests {
         }
         assert_eq!(breaker.opens_at(start), Some(start + WAIT_MAX));
     }
+
+    #[test]
+    fn r8_it_opens_after_a_time_with_one_error() {
+        let start = Instant::now();
+        let mut breaker = Breaker::default();
+        breaker.failed(start, 0.5);
+        (0..100).for_each(|_| breaker.ok());
+        let opened = (0..10_000u64).find(|n| breaker.failed(at(start, 2_000 + n * 10), 0.5));
+        assert!(opened.is_some(), "10,000 errors in 100 s and not one answer");
+    }
 }

@@ -72,7 +72,7 @@ pub(super) struct Bench {
     pub(super) finalized: Option<B256>,
     /// Nothing at or below this may be undone.
     pub(super) floor: Option<u64>,
-    late: Vec<Observation>,
+    pub(super) late: Vec<Observation>,
     /// The client's chain, and the blocks whose logs it has.
     pub(super) heads: Vec<BlockRef>,
     pub(super) logs: Vec<BlockRef>,
@@ -208,7 +208,7 @@ impl Bench {
     }
 
     /// Carries actions out in order; answers come after all of them, as they do in the driver.
-    fn act(&mut self, actions: Vec<Action>) {
+    pub(super) fn act(&mut self, actions: Vec<Action>) {
         let mut answers = VecDeque::new();
         let mut actions = actions;
         loop {
@@ -226,7 +226,7 @@ impl Bench {
         }
     }
 
-    fn observe(&mut self, observation: Observation) -> Vec<Action> {
+    pub(super) fn observe(&mut self, observation: Observation) -> Vec<Action> {
         if let Saying::Finality { finalized: Some(block), .. } = &observation.what
             && self.heads.last().is_some_and(|tip| self.path(tip.hash).contains(block))
         {
@@ -239,6 +239,7 @@ impl Bench {
         let (node, what) = match action {
             Action::Publish(update, _) => return self.apply(&update),
             Action::Note(note) => return self.notes.push(note),
+            Action::Order(_, Order::Stalled(false)) => return,
             Action::Order(node, order) => return self.orders.push((node.0, order)),
             Action::FetchBlocks { node, block, count } => {
                 self.asked.push(action.clone());
@@ -307,7 +308,8 @@ impl Bench {
         let asks = |at: &At, after: &BlockRef| {
             let higher = after.number > before.number;
             let itself = at.words.contains(&before.hash) && (at.calm || !self.is_below(*after, before));
-            (at.words.last() == Some(&after.hash) || at.head == after.hash) && (higher || itself)
+            (at.words.last() == Some(&after.hash) || at.head == after.hash || higher && at.words.contains(&after.hash))
+                && (higher || itself)
         };
         let way = &self.heads[kept.saturating_sub(1).min(self.heads.len())..];
         // The block that the way stands on need not be one that the client has.
