@@ -85,12 +85,18 @@ struct WireHeader {
     logs_bloom: Option<Box<Bloom>>,
 }
 
+/// Longest header that is believed. One of today has under 2 KiB.
+const HEADER_MAX_BYTES: usize = 64 * 1024;
+
 /// Members of a block object that a `newHeads` result does not have.
 const BLOCK_ONLY: [&str; 4] = ["transactions", "uncles", "withdrawals", "size"];
 
 impl Header {
     /// Reads a `newHeads` result.
     pub fn from_announcement(json: Bytes) -> Result<Self, Malformed> {
+        if json.len() > HEADER_MAX_BYTES {
+            return Err(Malformed { what: "header", why: format!("{} bytes", json.len()) });
+        }
         let wire: WireHeader = read("header", &json)?;
         Ok(Self {
             number: wire.number,

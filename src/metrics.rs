@@ -51,7 +51,7 @@ metrics! {
     build_info: IntGaugeVec("chaincast_build_info", "1, labelled with the version of the running binary", &["version"]);
     ready: IntGauge("chaincast_ready", "1 while /readyz answers 200");
 
-    upstream_up: IntGaugeVec("chaincast_upstream_up", "1 while the node is connected, on the right chain and subscribed", &["chain", "upstream"]);
+    upstream_up: IntGaugeVec("chaincast_upstream_up", "1 while the node is connected, on the right chain, and subscribed if it is to be", &["chain", "upstream"]);
     upstream_head: IntGaugeVec("chaincast_upstream_head_block", "Number of the last head that the node announced", &["chain", "upstream"]);
     upstream_seen: GaugeVec("chaincast_upstream_head_timestamp_seconds", "When the node last announced a head, seconds since 1970", &["chain", "upstream"]);
     upstream_connects: IntCounterVec("chaincast_upstream_connects_total", "Connection attempts to the node by outcome", &["chain", "upstream", "outcome"]);
@@ -60,6 +60,7 @@ metrics! {
     upstream_malformed: IntCounterVec("chaincast_upstream_malformed_total", "Messages of the node that could not be read", &["chain", "upstream"]);
 
     upstream_stalled: IntGaugeVec("chaincast_upstream_stalled", "1 while the node is behind the others", &["chain", "upstream"]);
+    upstream_stalls: IntCounterVec("chaincast_upstream_stalls_total", "Times the node fell behind the others", &["chain", "upstream"]);
     upstream_breaker: IntGaugeVec("chaincast_upstream_breaker_open", "1 while the node fails calls and gets single ones only", &["chain", "upstream"]);
     upstream_set_aside: IntCounterVec("chaincast_upstream_set_aside_total", "Times the node was not believed and left alone for a while, by reason", &["chain", "upstream", "reason"]);
 
@@ -77,7 +78,7 @@ metrics! {
     silent: IntGaugeVec("chaincast_silent", "1 while no node has announced a head for four block times", &["chain"]);
     block_time: GaugeVec("chaincast_block_time_seconds", "The usual time between blocks, learnt from the last ones", &["chain"]);
     final_block: IntGaugeVec("chaincast_final_block", "Number of the safe or finalized block, by tag", &["chain", "tag"]);
-    feed_events: IntCounterVec("chaincast_feed_events_total", "Best-effort events (pending transactions, syncing) by outcome", &["chain", "outcome"]);
+    feed_events: IntCounterVec("chaincast_feed_events_total", "Best-effort events (pending transactions, syncing, passed kinds) by outcome; refused: the node refuses the subscription", &["chain", "outcome"]);
 
     connections: IntGauge("chaincast_connections", "Open TCP connections on the public listener");
     clients: IntGaugeVec("chaincast_clients", "Open WebSocket clients", &["chain"]);

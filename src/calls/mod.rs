@@ -278,8 +278,7 @@ async fn ask(pool: Arc<Pool>, outgoing: Outgoing, wait: Duration, once: bool) ->
         let left = ends.saturating_duration_since(Instant::now());
         let result = tokio::select! {
             result = node.call(outgoing.method, Some(&outgoing.params), left) => result,
-            // Only a call that another node could answer as well is given up.
-            () = node.falls_behind(), if !once && pool.nodes().len() > 1 => {
+            () = pool.another_takes_over(node, outgoing.height, &tried), if !once => {
                 Err(CallError::Unavailable("the node fell behind".into()))
             }
         };

@@ -228,8 +228,20 @@ fn check_zeros(keys: &Keys, mistakes: &mut Vec<String>) {
     }
 }
 
+/// The words of `log.level`: the filter's own reader takes any other for a module.
+fn check_level(level: &str, mistakes: &mut Vec<String>) {
+    let levels = ["off", "error", "warn", "info", "debug", "trace"];
+    for part in level.split(',') {
+        let word = part.rsplit('=').next().unwrap_or_default().trim().to_ascii_lowercase();
+        if !levels.contains(&word.as_str()) {
+            mistakes.push(format!("log.level: {word:?} is none of {}", levels.join(", ")));
+        }
+    }
+}
+
 fn check(keys: &Keys, mistakes: &mut Vec<String>) {
     check_zeros(keys, mistakes);
+    check_level(&keys.log.level, mistakes);
     // A chain whose URLs could not be read is not told that it has none.
     let unread = mistakes.iter().any(|mistake| mistake.contains(": bad URL at place "));
     let mut wrong = |key: &str, why: String| mistakes.push(format!("{key}: {why}"));

@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 
 use super::now;
 use crate::chain::{BlockRef, Header, Log, NodeId, Observation, Saying, Standing, is_syncing};
-use crate::upstream::Pool;
+use crate::upstream::{CallError, Pool};
 
 /// How long one answer of a node is waited for.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -24,15 +24,22 @@ const PROBE_DEADLINE: Duration = Duration::from_secs(2);
 const SIDE_BY_SIDE: usize = 32;
 
 async fn ask(pool: &Pool, node: NodeId, method: &str, params: &str, deadline: Duration) -> Option<Bytes> {
-    let node = pool.node(node)?;
+    try_ask(pool, node, method, params, deadline).await.ok()
+}
+
+async fn try_ask(
+    pool: &Pool,
+    node: NodeId,
+    method: &str,
+    params: &str,
+    deadline: Duration,
+) -> Result<Bytes, CallError> {
+    let node = pool.node(node).ok_or(CallError::Unavailable("no such node".into()))?;
     let params = RawValue::from_string(params.to_owned()).expect("params are JSON");
-    match node.ask(method, Some(&params), deadline).await {
-        Ok(raw) => Some(Bytes::from(Box::<str>::from(raw).into_string())),
-        Err(error) => {
-            tracing::debug!(upstream = %node.label, method, %error, "no answer");
-            None
-        }
-    }
+    let answer = node.ask(method, Some(&params), deadline).await;
+    answer.map(|raw| Bytes::from(Box::<str>::from(raw).into_string())).inspect_err(|error| {
+        tracing::debug!(upstream = %node.label, method, %error, "no answer");
+    })
 }
 
 async fn block(pool: &Pool, node: NodeId, method: &str, params: &str) -> Option<Arc<Header>> {
@@ -87,12 +94,17 @@ pub(super) async fn standing(pool: Arc<Pool>, node: NodeId, number: u64) -> Obse
 
 /// The node's height.
 pub(super) async fn height(pool: Arc<Pool>, node: NodeId) -> Observation {
-    let json = ask(&pool, node, "eth_blockNumber", "[]", PROBE_DEADLINE).await;
     let read = |json: Bytes| {
         let text: String = serde_json::from_slice(&json).ok()?;
         u64::from_str_radix(text.strip_prefix("0x")?, 16).ok()
     };
-    Observation { node, at: now(), what: Saying::Height(json.and_then(read)) }
+    let height = match try_ask(&pool, node, "eth_blockNumber", "[]", PROBE_DEADLINE).await {
+        Ok(json) => read(json),
+        // It was not asked: that says nothing about it.
+        Err(CallError::OverBudget(_)) => Some(0),
+        Err(_) => None,
+    };
+    Observation { node, at: now(), what: Saying::Height(height) }
 }
 
 /// The node's `safe` and `finalized` blocks. Chains without finality answer `null` or an error.

@@ -112,6 +112,8 @@ impl GapCause {
 const SPEAKS: Duration = Duration::from_secs(10);
 /// So many attempts to get a block show that what leads to it may be false.
 const IN_VAIN: u32 = 4;
+/// So many, over some seconds, show that no node has it.
+const NOBODY_HAS: u32 = 10;
 
 #[derive(Debug)]
 struct Walk {
@@ -361,14 +363,9 @@ impl Tracker {
                 }
                 Link::Final => self.set_aside(node, now),
                 Link::Far => {
-                    if let Some(until) =
-                        self.views.held_until(node, &self.window, self.patience()).filter(|until| *until > now)
-                    {
-                        self.far_at = Some(self.far_at.map_or(until, |at| at.min(until)));
+                    if !self.jump(node, target, now) {
                         continue;
                     }
-                    self.restart(target, GapCause::TooFar, now);
-                    self.views.moved_by(node);
                 }
                 Link::Missing(need) => {
                     let tries = self.walks.get(&need.block.hash).map_or(0, |walk| walk.ask.attempts());
@@ -383,14 +380,30 @@ impl Tracker {
                 }
                 Link::Below => {
                     if let Err(need) = self.extend_down(&target, now) {
-                        wanted.push((node, need));
-                        continue;
+                        let tries = self.walks.get(&need.block.hash).map_or(0, |walk| walk.ask.attempts());
+                        // Nobody has what our first block stands on, so nobody can lead from it to the claim.
+                        if tries < NOBODY_HAS || !self.jump(node, target, now) {
+                            wanted.push((node, need));
+                            continue;
+                        }
                     }
                 }
             }
             return true;
         }
         false
+    }
+
+    /// Goes on at a claim that does not connect to the chain, unless another node stands there. Returns whether it did.
+    fn jump(&mut self, node: NodeId, target: Arc<Header>, now: Instant) -> bool {
+        let held = self.views.held_until(node, &self.window, self.patience()).filter(|until| *until > now);
+        if let Some(until) = held {
+            self.far_at = Some(self.far_at.map_or(until, |at| at.min(until)));
+            return false;
+        }
+        self.restart(target, GapCause::TooFar, now);
+        self.views.moved_by(node);
+        true
     }
 
     /// How long the word of a node that says nothing more counts: a few blocks.

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 /// Errors that open it, and within which time.
 const ERRORS: usize = 5;
 const WITHIN: Duration = Duration::from_secs(10);
+/// Errors remembered.
+const REMEMBERED: usize = 1_024;
 /// Bound of the first wait; doubles to [`WAIT_MAX`].
 const WAIT_MIN: Duration = Duration::from_secs(1);
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -69,11 +71,11 @@ impl Breaker {
             self.errors.pop_front();
             self.answers = 0;
         }
-        self.errors.push_back(now);
-        let opens = self.errors.len() >= ERRORS && self.errors.len() >= self.answers;
-        if self.errors.len() > ERRORS * 4 {
-            self.errors.pop_front();
+        // More than are counted need not be kept; the oldest stay, so that their time ends.
+        if self.errors.len() < REMEMBERED {
+            self.errors.push_back(now);
         }
+        let opens = self.errors.len() >= ERRORS && self.errors.len() >= self.answers;
         if opens {
             self.open = Some(Open { until: now + wait(0), failures: 0 });
         }

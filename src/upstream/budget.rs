@@ -86,7 +86,9 @@ impl Budget {
             Use::Client => &self.clients,
             Use::Repair => &self.repair,
         };
-        let slot = timeout_at(ends, share.slots.acquire()).await.map_err(|_| CallError::Timeout)?;
+        // Nothing was sent: that is not the node's fault.
+        let over = |_| CallError::OverBudget(Duration::ZERO);
+        let slot = timeout_at(ends, share.slots.acquire()).await.map_err(over)?;
         let slot = slot.expect("it is never closed");
         while let Err(not_until) = share.rate.check() {
             // What clients leave unused may serve repair.
@@ -97,7 +99,7 @@ impl Budget {
                 break;
             }
             let wait = not_until.wait_time_from(TimerClock.now()).max(Duration::from_millis(1));
-            timeout_at(ends, tokio::time::sleep(wait)).await.map_err(|_| CallError::Timeout)?;
+            timeout_at(ends, tokio::time::sleep(wait)).await.map_err(over)?;
         }
         Ok(slot)
     }
@@ -129,7 +131,7 @@ mod tests {
         for _ in 0..2 {
             drop(budget.take(Use::Repair, soon).await.expect("its share is kept"));
         }
-        assert!(matches!(budget.take(Use::Repair, soon).await, Err(CallError::Timeout)));
+        assert!(matches!(budget.take(Use::Repair, soon).await, Err(CallError::OverBudget(_))));
         let later = tokio::time::Instant::now() + Duration::from_secs(2);
         drop(budget.take(Use::Repair, later).await.expect("it waits its turn"));
     }
@@ -144,7 +146,7 @@ mod tests {
             held.push(budget.take(Use::Client, soon).await.expect("a slot"));
         }
         assert_eq!(budget.under_way(&rates), 4);
-        assert!(matches!(budget.take(Use::Client, soon).await, Err(CallError::Timeout)));
+        assert!(matches!(budget.take(Use::Client, soon).await, Err(CallError::OverBudget(_))));
         assert!(budget.take(Use::Repair, soon).await.is_ok());
     }
 }

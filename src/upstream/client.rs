@@ -133,7 +133,7 @@ impl Client {
         };
         match tokio::time::timeout(deadline, answer).await {
             Ok(Ok(result)) => Ok(result),
-            Ok(Err(RpcError::Call(error))) => Err(CallError::Node(redacted(url, error))),
+            Ok(Err(RpcError::Call(error))) => Err(CallError::Node(redacted(url, &error))),
             Ok(Err(RpcError::RequestTimeout)) | Err(_) => Err(CallError::Timeout),
             Ok(Err(e)) => Err(unavailable(url, &e)),
         }
@@ -151,7 +151,7 @@ impl Client {
         let params = RawValue::from_string(params.to_owned()).expect("params are JSON");
         match client.subscribe("eth_subscribe", RawParams(Some(&params)), "eth_unsubscribe").await {
             Ok(subscription) => Ok(subscription),
-            Err(RpcError::Call(error)) => Err(CallError::Node(error)),
+            Err(RpcError::Call(error)) => Err(CallError::Node(redacted(url, &error))),
             Err(RpcError::RequestTimeout) => Err(CallError::Timeout),
             Err(e) => Err(unavailable(url, &e)),
         }
@@ -167,9 +167,11 @@ impl Client {
 }
 
 /// A node may quote its own URL, or that of a node behind it which has the same key.
-fn redacted(url: &NodeUrl, error: ErrorObjectOwned) -> ErrorObjectOwned {
+fn redacted(url: &NodeUrl, error: &ErrorObjectOwned) -> ErrorObjectOwned {
     let text = url.redact(error.message());
-    if text == error.message() { error } else { ErrorObjectOwned::owned(error.code(), text, error.data()) }
+    // What cannot be shown whole is not shown: taking pieces out of JSON may leave none.
+    let data = error.data().filter(|data| url.redact(data.get()) == data.get()).map(ToOwned::to_owned);
+    ErrorObjectOwned::owned(error.code(), text, data)
 }
 
 /// The error with its causes, less anything of the URL.

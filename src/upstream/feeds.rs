@@ -159,7 +159,10 @@ async fn pass_on(feed: Feed, node: Arc<Node>, client: Client, events: FeedSink) 
     let mut subscription = match client.subscribe(&node.url, &feed.0).await {
         Ok(subscription) => subscription,
         Err(error) => {
-            tracing::warn!(chain = %node.chain, upstream = %node.label, feed = %feed.0, %error, "the node refuses a feed");
+            // Not louder: clients choose what is asked for.
+            node.metrics.feed_events.with_label_values(&[&*node.chain, "refused"]).inc();
+            let kind = feed.0.chars().take(40).collect::<String>();
+            tracing::debug!(chain = %node.chain, upstream = %node.label, kind, %error, "the node refuses a feed");
             return;
         }
     };

@@ -15,6 +15,9 @@ mod pool;
 mod score;
 mod url;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 

@@ -31,6 +31,12 @@ const ALONE_MAX: Duration = Duration::from_secs(1);
 /// is found soon, and one that is far away is reached all the same.
 const SHORT_ATTEMPT: Duration = Duration::from_secs(2);
 const LONG_ATTEMPTS: u32 = 4;
+/// A connection that lasted this long counts as having been made.
+const STEADY: Duration = Duration::from_secs(3);
+/// How often `latest` is asked for when heads come meanwhile.
+const LATEST_TRIES: usize = 3;
+/// How long a node may take to say whether it is syncing while its heads wait.
+const SYNCING_DEADLINE: Duration = Duration::from_secs(2);
 /// How often a node that announces no heads to us is checked.
 const CHECK_EVERY: Duration = Duration::from_secs(15);
 /// How often a node that is syncing is asked whether it still is.
@@ -85,8 +91,12 @@ impl Task {
             };
             let end = match connected {
                 Ok(client) => {
-                    failures = 0;
-                    self.serve(&client).await
+                    let since = tokio::time::Instant::now();
+                    let end = self.serve(&client).await;
+                    if since.elapsed() >= STEADY {
+                        failures = 0;
+                    }
+                    end
                 }
                 Err(end) => {
                     self.count("failed");
@@ -126,7 +136,8 @@ impl Task {
     /// Waits before the next attempt: no longer than a second while no other node keeps up, whenever that becomes so.
     async fn pause(&mut self, reason: &End, failures: u32) {
         let wait = backoff(&self.options, failures, self.jitter.random());
-        self.report(reason, failures, wait);
+        let alone = !self.pool.another_is_fresh(self.node.id);
+        self.report(reason, failures, if alone { wait.min(ALONE_MAX) } else { wait });
         let started = tokio::time::Instant::now();
         loop {
             let changed = self.pool.changed();
@@ -203,6 +214,7 @@ impl Task {
     fn up(&self, client: &Client, head: Option<&Header>) {
         let was_up = self.node.state() == State::Up;
         self.node.record().breaker = Breaker::default();
+        self.node.metrics.upstream_breaker.with_label_values(&self.labels()).set(0);
         self.node.status.send_modify(|status| {
             status.state = State::Up;
             status.head = head.map(Header::block);
@@ -221,11 +233,20 @@ impl Task {
         let mut heads = client.subscribe(&self.node.url, r#"["newHeads"]"#).await?;
         let mut latest = self.latest(client).await?;
         // What was announced before that answer came may be older than it, and would pass for the node's newer word.
-        while heads.next().now_or_never().is_some_and(|head| head.is_some()) {
+        let mut newest = None;
+        for _ in 1..LATEST_TRIES {
+            newest = newest_of(&mut heads);
+            if newest.is_none() {
+                break;
+            }
             latest = self.latest(client).await?;
         }
+        let newest = newest_of(&mut heads).or(newest).filter(|head| head.number > latest.number);
         self.up(client, Some(&latest));
         self.head(latest, now(), Saying::Connected).await;
+        if let Some(head) = newest {
+            self.head(head, now(), Saying::Head).await;
+        }
         Ok(heads)
     }
 
@@ -243,7 +264,8 @@ impl Task {
     /// Asks who the node is, and compares that with the configuration and with the nodes before it. Returns whether it
     /// is syncing.
     async fn checked(&self, client: &Client) -> Result<bool, End> {
-        let malformed = |method, raw: &RawValue| End::Malformed(method, raw.get().chars().take(80).collect());
+        let shown = |raw: &RawValue| self.node.url.redact(raw.get()).chars().take(80).collect();
+        let malformed = |method, raw: &RawValue| End::Malformed(method, shown(raw));
         let (chain_id, net_version, genesis, syncing) = join4(
             self.ask(client, "eth_chainId", "[]"),
             self.ask(client, "net_version", "[]"),
@@ -277,7 +299,13 @@ impl Task {
 
     /// Tells what comes until the connection ends, or the node is not to be followed any more (`None`).
     async fn follow(&mut self, client: &Client) -> Option<End> {
-        let mut heads = match self.subscribe(client).await {
+        // An order of the time before is of no meaning any more.
+        self.node.order.send_replace(None);
+        let subscribed = tokio::select! {
+            () = self.stop.cancelled() => return Some(End::Stopped),
+            subscribed = self.subscribe(client) => subscribed,
+        };
+        let mut heads = match subscribed {
             Ok(heads) => heads,
             Err(end) => return Some(end),
         };
@@ -319,7 +347,8 @@ impl Task {
         if !self.node.is_syncing() {
             return;
         }
-        if let Ok(raw) = self.ask(client, "eth_syncing", "[]").await {
+        let asking = tokio::time::timeout(SYNCING_DEADLINE, self.ask(client, "eth_syncing", "[]"));
+        if let Ok(Ok(raw)) = asking.await {
             self.node.status.send_modify(|status| status.syncing = is_syncing(raw.get().as_bytes()));
             self.pool.notify();
         }
@@ -372,10 +401,22 @@ impl Task {
     }
 }
 
+/// The last of the heads that wait to be read.
+fn newest_of(heads: &mut Subscription<Box<RawValue>>) -> Option<Header> {
+    let mut newest = None;
+    while let Some(Some(Ok(raw))) = heads.next().now_or_never() {
+        newest = Header::from_announcement(Bytes::from(Box::<str>::from(raw).into_string())).ok().or(newest);
+    }
+    newest
+}
+
 /// The end that is ordered, if one is.
 fn ordered(order: &mut watch::Receiver<Option<Order>>) -> Option<End> {
     match *order.borrow_and_update() {
-        Some(Order::SetAside(why)) => Some(End::Aside(why, "it would undo a finalized block".into())),
+        Some(Order::SetAside(why)) => Some(End::Aside(
+            why,
+            "its chain leaves ours below the finalized block; if the chain was begun anew, restart chaincast".into(),
+        )),
         Some(Order::Reconnect(why)) => Some(End::Ordered(why)),
         Some(Order::Stalled(_)) | None => None,
     }

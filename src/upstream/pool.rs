@@ -17,6 +17,9 @@ use super::{Aside, Identity, Node, Options, Order, State};
 use crate::chain::{BlockRef, NodeId};
 use crate::planted::{self, Bug};
 
+/// Blocks behind that make a node dearer. Whoever invents a head far ahead does not get all calls.
+const LAG_MAX: u64 = 16;
+
 /// The nodes of one chain.
 #[derive(Debug)]
 pub struct Pool {
@@ -95,6 +98,9 @@ impl Pool {
         if let Order::Stalled(stalled) = order {
             node.status.send_modify(|status| status.stalled = stalled);
             node.metrics.upstream_stalled.with_label_values(&[&*node.chain, &*node.label]).set(i64::from(stalled));
+            if stalled {
+                node.metrics.upstream_stalls.with_label_values(&[&*node.chain, &*node.label]).inc();
+            }
             tracing::debug!(chain = %node.chain, upstream = %node.label, stalled, "a node is behind, or no longer");
             self.notify();
         } else {
@@ -160,7 +166,11 @@ impl Pool {
                 if record.breaker.opens_at(now).is_some() {
                     return None;
                 }
-                let cost = record.score.cost(place, highest.saturating_sub(head), node.budget.under_way(&node.rates));
+                let cost = record.score.cost(
+                    place,
+                    highest.saturating_sub(head).min(LAG_MAX),
+                    node.budget.under_way(&node.rates),
+                );
                 Some(((tier, cost), node))
             });
         ranked.min_by(|(a, _), (b, _)| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))).map(|(_, node)| node)
@@ -170,6 +180,19 @@ impl Pool {
     fn next_opening(&self) -> Option<Instant> {
         let now = Instant::now().into_std();
         self.nodes.iter().filter_map(|node| node.record().breaker.opens_at(now)).min().map(Instant::from_std)
+    }
+
+    /// Ends when `node` no longer keeps up and another one that was not tried can take its calls.
+    pub async fn another_takes_over(&self, node: &Node, height: u64, tried: &[NodeId]) {
+        let tried = [tried, &[node.id]].concat();
+        node.falls_behind().await;
+        loop {
+            let changed = self.changed.notified();
+            if self.pick(height, &tried).is_some() {
+                return;
+            }
+            changed.await;
+        }
     }
 
     /// Like [`Pool::pick`], and where there is none, waits for one until `deadline`.
@@ -221,7 +244,6 @@ impl Node {
         params: Option<&RawValue>,
         deadline: Duration,
     ) -> Result<Box<RawValue>, CallError> {
-        self.record().breaker.begin(Instant::now().into_std());
         self.measured(Use::Client, method, params, deadline).await
     }
 
@@ -236,7 +258,7 @@ impl Node {
     }
 
     /// Ends when the node no longer keeps up. Never ends for one that does not now.
-    pub async fn falls_behind(&self) {
+    async fn falls_behind(&self) {
         let mut status = self.status.subscribe();
         if status.borrow_and_update().is_fresh() {
             // The sender lives as long as this node.
@@ -253,8 +275,8 @@ impl Node {
         params: Option<&RawValue>,
         deadline: Duration,
     ) -> Result<Box<RawValue>, CallError> {
-        let started = Instant::now();
-        let result = self.try_call(usage, method, params, started + deadline).await;
+        let mut started = Instant::now();
+        let result = self.try_call(usage, method, params, &mut started, deadline).await;
         let outcome = result.as_ref().err().map_or("ok", CallError::label);
         let labels = [&*self.chain, &*self.label];
         self.metrics.upstream_calls.with_label_values(&[labels[0], labels[1], outcome]).inc();
@@ -283,12 +305,19 @@ impl Node {
         usage: Use,
         method: &str,
         params: Option<&RawValue>,
-        ends: Instant,
+        started: &mut Instant,
+        deadline: Duration,
     ) -> Result<Box<RawValue>, CallError> {
+        let ends = *started + deadline;
         let Some(client) = self.status.borrow().client.clone() else {
             return Err(CallError::Unavailable("not connected".into()));
         };
         let _slot = self.budget.take(usage, ends).await?;
+        // The wait for it is not the node's.
+        *started = Instant::now();
+        if usage == Use::Client {
+            self.record().breaker.begin(Instant::now().into_std());
+        }
         client.call(&self.url, method, params, ends.saturating_duration_since(Instant::now())).await
     }
 }

@@ -55,8 +55,8 @@ fn a_falsely_announced_header_is_not_put_under_the_first() {
     let truth = b.world[&a[4]].0.clone();
     b.say(1, Saying::Head(Arc::new(Header { parent: B256::repeat_byte(0xee), ..(*truth).clone() })));
     b.lose(1);
-    for n in 3..30 {
-        b.head(0, c[n]);
+    for block in &c[3..30] {
+        b.head(0, *block);
         b.wait(12 * S);
     }
     assert_eq!((b.tip(), b.gaps), (c[29], 0));
@@ -69,14 +69,14 @@ fn a_far_jump_on_a_chain_of_12_seconds() {
     let far = b.branch("far", 100_000, 2, B256::repeat_byte(7));
     b.connect(0, a[0]);
     b.connect(1, a[0]);
-    for n in 1..5 {
+    for block in &a[1..5] {
         b.wait(12 * S);
-        b.head(0, a[n]);
+        b.head(0, *block);
     }
     b.head(1, far[1]);
-    for n in 5..8 {
+    for block in &a[5..8] {
         b.wait(12 * S);
-        b.head(0, a[n]);
+        b.head(0, *block);
     }
     assert_eq!((b.tip() == a[7], b.gaps), (true, 0), "the other one goes on along the chain");
 }
@@ -231,10 +231,10 @@ fn one_false_answer_in_a_reorg() {
         b.lose(1);
         b.nodes.get_mut(&0).unwrap().answers = Answers::Well;
         let mut at = 0;
-        for n in 6..50 {
-            b.head(0, c[n]);
+        for (n, block) in c.iter().enumerate().take(50).skip(6) {
+            b.head(0, *block);
             b.wait(10 * S);
-            if at == 0 && b.tip() == c[n] {
+            if at == 0 && b.tip() == *block {
                 at = n;
             }
         }
@@ -277,4 +277,25 @@ fn a_flood_of_heads_asks_boundedly() {
     }
     let asked = b.late.len();
     assert!(asked < 20, "{asked} questions (of 59 calls each) under way at a time");
+}
+
+#[test]
+fn a_chain_begun_anew_under_a_young_window_ends_the_stream_visibly() {
+    let mut b = Bench::new(64);
+    let a = b.branch("a", 1, 13, B256::repeat_byte(0xaa));
+    let e = b.branch("e", 1, 40, B256::ZERO);
+    b.connect(0, a[1]);
+    b.head(0, a[12]);
+    b.lose(0);
+    // Nobody has the old branch any more.
+    for block in &a {
+        b.world.remove(block);
+    }
+    b.connect(0, e[20]);
+    for block in &e[21..30] {
+        b.wait(2 * S);
+        b.head(0, *block);
+    }
+    b.wait(S);
+    assert_eq!((b.tip(), b.gaps), (e[29], 1));
 }
