@@ -17,6 +17,8 @@ pub(super) const PATIENCE_MAX: Duration = Duration::from_secs(6);
 /// Something asked of the nodes.
 #[derive(Debug)]
 pub(super) struct Ask {
+    /// When it began to be asked.
+    pub(super) since: Instant,
     attempt: u32,
     /// Who was asked in this round, which ends when all were.
     asked: Vec<NodeId>,
@@ -29,7 +31,7 @@ pub(super) struct Ask {
 impl Ask {
     /// To be asked at once.
     pub(super) fn new(now: Instant) -> Self {
-        Self { attempt: 0, asked: Vec::new(), under_way: Vec::new(), due: now }
+        Self { since: now, attempt: 0, asked: Vec::new(), under_way: Vec::new(), due: now }
     }
 
     /// The nodes that were given time to answer and have not, once that time is over.

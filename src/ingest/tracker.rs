@@ -112,8 +112,6 @@ impl GapCause {
 const SPEAKS: Duration = Duration::from_secs(10);
 /// So many attempts to get a block show that what leads to it may be false.
 const IN_VAIN: u32 = 4;
-/// So many, over some seconds, show that no node has it.
-const NOBODY_HAS: u32 = 10;
 
 #[derive(Debug)]
 struct Walk {
@@ -380,9 +378,10 @@ impl Tracker {
                 }
                 Link::Below => {
                     if let Err(need) = self.extend_down(&target, now) {
-                        let tries = self.walks.get(&need.block.hash).map_or(0, |walk| walk.ask.attempts());
+                        let asked = self.walks.get(&need.block.hash).map(|walk| walk.ask.since);
+                        let in_vain = asked.is_some_and(|since| since + self.bounds.logs_wait <= now);
                         // Nobody has what our first block stands on, so nobody can lead from it to the claim.
-                        if tries < NOBODY_HAS || !self.jump(node, target, now) {
+                        if !in_vain || !self.jump(node, target, now) {
                             wanted.push((node, need));
                             continue;
                         }

@@ -292,6 +292,8 @@ fn a_chain_begun_anew_under_a_young_window_ends_the_stream_visibly() {
         b.world.remove(block);
     }
     b.connect(0, e[20]);
+    b.wait(59 * S);
+    assert_eq!(b.gaps, 0);
     for block in &e[21..30] {
         b.wait(2 * S);
         b.head(0, *block);
