@@ -3,6 +3,7 @@
 //! [`Tracker`] decides, purely; the one task here feeds it what the nodes say and what was asked for, and hands its
 //! updates to the journal's writer in order. Nothing else writes there. Knows nothing of clients.
 
+mod action;
 mod ask;
 mod finality;
 mod logs;
@@ -27,8 +28,9 @@ use crate::chain::{BlockRef, ChainUpdate, Observation};
 use crate::metrics::{Metrics, unix_seconds};
 use crate::upstream::Pool;
 
+pub use action::{Action, Bounds, GapCause, Note};
 pub use logs::{Blooms, Incomplete};
-pub use tracker::{Action, Bounds, GapCause, Note, Tracker};
+pub use tracker::Tracker;
 
 /// Where updates go, in order: the journal's append.
 pub type Publish = Box<dyn FnMut(ChainUpdate, Instant) + Send>;

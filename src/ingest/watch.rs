@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn r7_a_sole_node_that_is_deaf_from_the_start_is_asked_some_time() {
+    fn a_sole_node_that_is_deaf_from_the_start_is_asked_some_time() {
         let start = Instant::now();
         let mut watch = Watch::default();
         watch.connected(A, 1, start);
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn r7b_heads_that_lead_nowhere_do_not_hide_silence() {
+    fn heads_that_lead_nowhere_do_not_hide_silence() {
         let start = Instant::now();
         let mut watch = Watch::default();
         watch.connected(A, 0, start);

@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn r8_it_opens_after_a_time_with_one_error() {
+    fn it_opens_after_a_time_with_one_error() {
         let start = Instant::now();
         let mut breaker = Breaker::default();
         breaker.failed(start, 0.5);

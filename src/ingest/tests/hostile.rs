@@ -31,7 +31,6 @@ fn a_node_that_tells_every_other_head_faster_than_it_answers() {
     b.wait(S);
     b.asked.clear();
     b.nodes.get_mut(&0).unwrap().answers = Answers::Late;
-    let mut tips = vec![];
     for n in 1..100 {
         let asked = b.late.len();
         b.head(0, a[2 * n]);
@@ -39,7 +38,6 @@ fn a_node_that_tells_every_other_head_faster_than_it_answers() {
         // The answers come 150 ms after the question, heads each 100 ms.
         deliver(&mut b, new);
         b.wait(Duration::from_millis(100));
-        tips.push(b.heads.len());
     }
     let blocks: u64 = b.asked.iter().map(|a| if let Action::FetchBlocks { count, .. } = a { *count } else { 0 }).sum();
     assert!(b.heads.len() > 150, "10 s, 200 blocks: {} heads, {blocks} blocks asked", b.heads.len());

@@ -23,7 +23,7 @@ const MAY_USE: [(&str, &[&str]); 7] = [
 const ONLY_FOR: [(&str, &[&str]); 1] = [("devnode", &["bench", "cli", "sim"])];
 
 /// Files and folders that are pure: no async, no clock, no I/O, no threads, no randomness.
-pub(super) const PURE: [&str; 26] = [
+pub(super) const PURE: [&str; 27] = [
     "src/chain.rs",
     "src/close.rs",
     "src/devnode/args.rs",
@@ -36,6 +36,7 @@ pub(super) const PURE: [&str; 26] = [
     "src/filter/",
     "src/hub/frame.rs",
     "src/hub/streams.rs",
+    "src/ingest/action.rs",
     "src/ingest/ask.rs",
     "src/ingest/finality.rs",
     "src/ingest/logs.rs",
