@@ -300,7 +300,8 @@ impl Views {
         }
     }
 
-    /// Until when other nodes that stand near our tip, and spoke within `patience`, speak against following this one far away from it.
+    /// Until when other nodes that stand near our tip, and spoke within `patience`, speak against following this one far
+    /// away from it.
     pub(super) fn held_until(&self, node: NodeId, window: &Window, patience: Duration) -> Option<Instant> {
         let ours = window.tip()?.number;
         let stands =
@@ -316,7 +317,8 @@ impl View {
         self.recent.iter().rev().find(|(told, _)| *told == hash).map(|(_, at)| *at)
     }
 
-    /// Whether this head is a step back from our tip, which the node told itself: on our chain, or to where it is not known.
+    /// Whether this head is a step back from our tip, which the node told itself: on our chain, or to where it is not
+    /// known.
     fn steps_back(&self, head: &Header, tip: &Header, window: &Window) -> bool {
         let below = window.first().is_some_and(|first| head.number < first.number);
         head.number < tip.number
