@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::harness::Watcher;
 use crate::harness::client::Client;
-use crate::harness::stage::{new_chain, new_node};
+use crate::harness::stage::{CHAIN, new_chain, new_node};
 use crate::operations::daemon::Daemon;
 
 const HUGE: usize = 50_000_000;
@@ -29,6 +29,8 @@ async fn beside(nodes: &[&DevNode], message_max_bytes: usize) -> (Daemon, Watche
     ];
     let daemon = Daemon::run(&urls, &environment).await;
     daemon.ready().await;
+    // Or it would be sent the logs of a head that came before it.
+    daemon.logs_are_there(CHAIN).await;
     let watcher = Watcher::start(&daemon.ws_url()).await;
     (daemon, watcher)
 }

@@ -58,9 +58,12 @@ impl Stage {
 }
 
 impl Gateway {
-    /// Waits until it says that it is ready.
+    /// Waits until it says that it is ready, and has told the logs of its first head: who subscribes before that is sent
+    /// them without their head.
     pub(crate) async fn ready(&self) {
         until("the gateway is ready", async || self.readiness().await.0 == 200).await;
+        let waiting = self.metrics.logs_waiting.with_label_values(&[CHAIN]);
+        until("its first logs are there", async || waiting.get() == 0).await;
     }
 
     /// The status of `/readyz`, and its words.
