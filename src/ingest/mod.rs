@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::chain::{BlockRef, ChainUpdate, Observation};
 use crate::metrics::{Metrics, unix_seconds};
-use crate::upstream::Pool;
+use crate::upstream::{Pool, now};
 
 pub use action::{Action, Bounds, GapCause, Note};
 pub use logs::{Blooms, Incomplete};
@@ -191,9 +191,4 @@ async fn sleep_until(due: Option<Instant>) {
         Some(due) => tokio::time::sleep_until(due.into()).await,
         None => std::future::pending().await,
     }
-}
-
-/// Now, by the clock that timers keep to.
-fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
 }

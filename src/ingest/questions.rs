@@ -12,9 +12,8 @@ use futures_util::future::join;
 use futures_util::stream::{self, StreamExt};
 use serde_json::value::RawValue;
 
-use super::now;
 use crate::chain::{BlockRef, Header, Log, NodeId, Observation, Saying, Standing, is_syncing};
-use crate::upstream::{CallError, Pool};
+use crate::upstream::{CallError, Pool, now};
 
 /// How long one answer of a node is waited for.
 const DEADLINE: Duration = Duration::from_secs(5);

@@ -191,12 +191,7 @@ impl Views {
     /// The tips that a node may move us to, highest first.
     pub(super) fn claims(&self, window: &Window) -> Vec<(NodeId, Arc<Header>)> {
         let tips = self.nodes.iter().flat_map(|(node, view)| {
-            let goes_on = |w: &&Arc<Header>| window.tip().is_none_or(|ours| w.number > ours.number);
-            let walked = view
-                .walked
-                .as_ref()
-                .filter(goes_on)
-                .filter(|w| view.tip.as_ref().is_some_and(|tip| tip.hash != w.hash));
+            let walked = view.walked(window).filter(|w| view.tip.as_ref().is_some_and(|tip| tip.hash != w.hash));
             view.tip.iter().chain(walked).map(|tip| (*node, tip))
         });
         let mut claims: Vec<_> =
@@ -208,13 +203,12 @@ impl Views {
     /// Whether what is missing of this claim is to be asked for: one claim of each node at a time, or a node whose heads
     /// come faster than its answers would never be followed.
     pub(super) fn walk(&mut self, node: NodeId, target: &Arc<Header>, window: &Window) -> bool {
-        let older = self.nodes[&node].walked.clone();
-        let goes_on = |older: &Arc<Header>| window.tip().is_none_or(|tip| older.number > tip.number);
-        let older = older.filter(|older| older.hash != target.hash && goes_on(older));
-        if older.is_none() {
-            self.nodes.get_mut(&node).expect("it claims").walked = Some(target.clone());
+        let view = self.nodes.get_mut(&node).expect("it claims");
+        let is_next = view.walked(window).is_none_or(|older| older.hash == target.hash);
+        if is_next {
+            view.walked = Some(target.clone());
         }
-        older.is_none()
+        is_next
     }
 
     /// Gives up an older claim for the node's present one. Returns whether there was an older one.
@@ -312,6 +306,11 @@ impl Views {
 }
 
 impl View {
+    /// The older tip that is still being linked, if it would still move us.
+    fn walked(&self, window: &Window) -> Option<&Arc<Header>> {
+        self.walked.as_ref().filter(|walked| window.tip().is_none_or(|tip| walked.number > tip.number))
+    }
+
     /// When it last told this block.
     fn told(&self, hash: B256) -> Option<u64> {
         self.recent.iter().rev().find(|(told, _)| *told == hash).map(|(_, at)| *at)

@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout_at;
 
 use super::client::CallError;
+use super::now;
 
 /// One part in so many is kept for repair.
 const REPAIR_SHARE: u32 = 5;
@@ -26,7 +27,7 @@ impl Clock for TimerClock {
     type Instant = Instant;
 
     fn now(&self) -> Instant {
-        tokio::time::Instant::now().into_std()
+        now()
     }
 }
 
@@ -55,6 +56,7 @@ pub(super) enum Use {
 #[derive(Debug)]
 struct Share {
     rate: Limiter,
+    most: usize,
     slots: Semaphore,
 }
 
@@ -62,8 +64,8 @@ impl Share {
     fn new(rates: &Rates, part: u32) -> Self {
         let some = |n: NonZeroU32| NonZeroU32::new(n.get() / REPAIR_SHARE * part).unwrap_or(NonZeroU32::MIN);
         let quota = Quota::per_second(some(rates.per_second)).allow_burst(some(rates.burst));
-        let slots = (rates.in_flight * part as usize / REPAIR_SHARE as usize).max(1);
-        Self { rate: RateLimiter::direct_with_clock(quota, TimerClock), slots: Semaphore::new(slots) }
+        let most = (rates.in_flight * part as usize / REPAIR_SHARE as usize).max(1);
+        Self { rate: RateLimiter::direct_with_clock(quota, TimerClock), most, slots: Semaphore::new(most) }
     }
 }
 
@@ -105,9 +107,8 @@ impl Budget {
     }
 
     /// Clients' calls under way.
-    pub(super) fn under_way(&self, rates: &Rates) -> usize {
-        let most = (rates.in_flight * (REPAIR_SHARE as usize - 1) / REPAIR_SHARE as usize).max(1);
-        most.saturating_sub(self.clients.slots.available_permits())
+    pub(super) fn under_way(&self) -> usize {
+        self.clients.most.saturating_sub(self.clients.slots.available_permits())
     }
 }
 
@@ -138,14 +139,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn slots_are_kept_apart_too() {
-        let rates = rates(1_000, 5);
-        let budget = Budget::new(&rates);
+        let budget = Budget::new(&rates(1_000, 5));
         let soon = tokio::time::Instant::now() + Duration::from_millis(10);
         let mut held = Vec::new();
         for _ in 0..4 {
             held.push(budget.take(Use::Client, soon).await.expect("a slot"));
         }
-        assert_eq!(budget.under_way(&rates), 4);
+        assert_eq!(budget.under_way(), 4);
         assert!(matches!(budget.take(Use::Client, soon).await, Err(CallError::OverBudget(_))));
         assert!(budget.take(Use::Repair, soon).await.is_ok());
     }

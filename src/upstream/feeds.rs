@@ -123,7 +123,7 @@ pub(crate) struct Open {
 }
 
 /// How soon a feed that the node refused or ended is asked for again.
-pub(super) const AGAIN: Duration = Duration::from_secs(5);
+const AGAIN: Duration = Duration::from_secs(5);
 
 impl Open {
     /// Opens what is wanted of this node and closes what is not wanted any more. Feeds that are not merged are wanted only

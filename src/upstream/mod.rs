@@ -183,7 +183,6 @@ pub struct Node {
     status: watch::Sender<Status>,
     /// What its task is to do with the present connection.
     order: watch::Sender<Option<Order>>,
-    rates: Rates,
     budget: budget::Budget,
     record: Mutex<Record>,
     chain: Arc<str>,
@@ -237,6 +236,11 @@ pub fn spawn(
     pool
 }
 
+/// Now, by the clock that timers keep to.
+pub(crate) fn now() -> std::time::Instant {
+    tokio::time::Instant::now().into_std()
+}
+
 /// A source of jitter for one purpose of one node.
 fn jitter(seed: Option<u64>, node: NodeId, purpose: u64) -> StdRng {
     StdRng::seed_from_u64(seed.unwrap_or_else(rand::random) ^ (u64::from(node.0) << 8) ^ purpose)
@@ -255,7 +259,6 @@ impl Node {
             url,
             status: watch::Sender::new(Status::without_client(State::Connecting)),
             order: watch::Sender::new(None),
-            rates: options.calls,
             budget: budget::Budget::new(&options.calls),
             record: Mutex::new(record),
             chain: options.chain.clone(),

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::breaker::Breaker;
 use super::client::{CallError, Client};
 use super::feeds::Open;
-use super::{Aside, Demand, Ears, Identity, Node, Options, Order, Pool, State, Status};
+use super::{Aside, Demand, Ears, Identity, Node, Options, Order, Pool, State, Status, now};
 use crate::chain::{Header, Observation, Saying, is_syncing};
 
 /// How long a node that is set aside is left alone at first; doubles to [`ASIDE_MAX`].
@@ -67,11 +67,6 @@ enum End {
     Ordered(&'static str),
     #[error("stopped")]
     Stopped,
-}
-
-/// Now, by the clock that timers keep to.
-fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
 }
 
 impl Task {

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::budget::Use;
 use super::client::CallError;
-use super::{Aside, Identity, Node, Options, Order, State};
+use super::{Aside, Identity, Node, Options, Order, State, now};
 use crate::chain::{BlockRef, NodeId};
 use crate::planted::{self, Bug};
 
@@ -149,7 +149,7 @@ impl Pool {
     /// are behind the others come after those that are not, and nodes whose head is not known last.
     #[must_use]
     pub fn pick(&self, height: u64, tried: &[NodeId]) -> Option<&Arc<Node>> {
-        let now = Instant::now().into_std();
+        let now = now();
         let highest = self.nodes.iter().filter_map(|node| node.head()).map(|head| head.number).max().unwrap_or(0);
         let ranked =
             self.nodes.iter().enumerate().filter(|(_, n)| !tried.contains(&n.id)).filter_map(|(place, node)| {
@@ -166,11 +166,7 @@ impl Pool {
                 if record.breaker.opens_at(now).is_some() {
                     return None;
                 }
-                let cost = record.score.cost(
-                    place,
-                    highest.saturating_sub(head).min(LAG_MAX),
-                    node.budget.under_way(&node.rates),
-                );
+                let cost = record.score.cost(place, highest.saturating_sub(head).min(LAG_MAX), node.budget.under_way());
                 Some(((tier, cost), node))
             });
         ranked.min_by(|(a, _), (b, _)| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))).map(|(_, node)| node)
@@ -178,7 +174,7 @@ impl Pool {
 
     /// When the first of the nodes that failed calls may be called again.
     fn next_opening(&self) -> Option<Instant> {
-        let now = Instant::now().into_std();
+        let now = now();
         self.nodes.iter().filter_map(|node| node.record().breaker.opens_at(now)).min().map(Instant::from_std)
     }
 
@@ -289,7 +285,7 @@ impl Node {
         record.score.observe(started.elapsed(), !trouble);
         if trouble {
             let unit = record.jitter.random();
-            if record.breaker.failed(Instant::now().into_std(), unit) {
+            if record.breaker.failed(now(), unit) {
                 tracing::warn!(chain = %self.chain, upstream = %self.label, "the node fails calls; others are called");
             }
         } else {
@@ -316,7 +312,7 @@ impl Node {
         // The wait for it is not the node's.
         *started = Instant::now();
         if usage == Use::Client {
-            self.record().breaker.begin(Instant::now().into_std());
+            self.record().breaker.begin(now());
         }
         client.call(&self.url, method, params, ends.saturating_duration_since(Instant::now())).await
     }
