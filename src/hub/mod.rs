@@ -19,8 +19,11 @@ mod backlog;
 mod broadcast;
 mod catchup;
 mod conn;
+mod feeds;
 mod frame;
+mod items;
 mod lag;
+mod plan;
 mod shard;
 mod socket;
 mod streams;
@@ -40,7 +43,7 @@ pub use shard::{Links, Shard};
 #[cfg(test)]
 pub(crate) use socket::InMemory;
 pub use socket::Socket;
-pub use streams::SubId;
+pub use streams::{IdText, SubId};
 
 /// What a subscription is for. Equal keys are one stream.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

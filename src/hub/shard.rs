@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::conn::{Closing, Conn, ConnKey, Ordinals, Sub, Written};
 use super::lag::Lag;
 use super::streams::{Member, Streams, SubId};
-use super::{Options, Socket, StreamKey, broadcast as walk, frame, timers};
+use super::{Options, Socket, StreamKey, broadcast as walk, feeds as best_effort, frame, timers};
 use crate::chain::FeedEvent;
 use crate::close::Reason;
 use crate::journal::{Journal, Tail, Trimmed};
@@ -56,6 +56,8 @@ pub(super) struct State {
     pub(super) conns: slab::Slab<Conn>,
     generation: u32,
     pub(super) streams: Streams,
+    /// How many subscriptions have ended.
+    pub(super) left: u64,
     /// Number of the last entry that was taken up.
     pub(super) seq: u64,
     pub(super) lag: Lag,
@@ -81,6 +83,7 @@ impl Shard {
             conns: slab::Slab::new(),
             generation: 0,
             streams: Streams::new(),
+            left: 0,
             seq: tail.position(),
             lag: Lag::new(options.lag_max_blocks),
             attention: BTreeSet::new(),
@@ -123,7 +126,7 @@ impl Shard {
                     }
                 },
                 event = feeds.recv() => match event {
-                    Ok(event) => walk::pass(&self, &event).await,
+                    Ok(event) => best_effort::pass(&self, &event).await,
                     Err(broadcast::error::RecvError::Lagged(n)) => self.count_dropped("shard_lag", n),
                     Err(broadcast::error::RecvError::Closed) => return,
                 },
@@ -207,16 +210,20 @@ impl Shard {
         let is_new = state.streams.find(&stream).is_none();
         let number = state.streams.open(stream);
         let since = state.seq + 1;
+        let digest = self.hasher.hash_one(&bytes);
         let conn = state.conn(key)?;
-        let ordinal = conn.ordinals.take(self.hasher.hash_one(&bytes));
+        let held = conn.subs.iter().filter(|sub| sub.seat.stream == number).map(|sub| sub.seat.ordinal + 1).max();
+        let ordinal = conn.ordinals.next(digest).max(held.unwrap_or(0));
         let n = conn.next_n;
         conn.next_n += 1;
         if conn.subs.is_empty() {
             conn.next_seq = conn.next_seq.max(since);
+            // Most connections have just one.
+            conn.subs.reserve_exact(1);
         }
         let id = || SubId::new(&self.options.id_secret, &self.chain, &bytes, ordinal);
         let (seat, id) = state.streams.join(number, ordinal, Member { conn: key, n, since }, id);
-        state.conn(key)?.subs.push(Sub { n, since, seat, id });
+        state.conn(key)?.subs.push(Sub { n, since, seat });
         self.metrics.streams.with_label_values(&[&*self.chain]).add(i64::from(is_new));
         drop(state);
         self.metrics.subscriptions.with_label_values(&[&*self.chain, label]).inc();
@@ -233,9 +240,15 @@ impl Shard {
         }
         let sub = {
             let mut state = self.state.borrow_mut();
-            let Some(conn) = state.conn(key) else { return false };
-            let Some(at) = conn.subs.iter().position(|sub| sub.id.text() == id) else { return false };
-            conn.subs.remove(at)
+            let State { conns, streams, .. } = &mut *state;
+            let conn = conns.get_mut(key.slot as usize).filter(|conn| conn.generation == key.generation);
+            let Some(conn) = conn else { return false };
+            let is_it = |sub: &Sub| streams.id(sub.seat).text().as_str() == id;
+            let Some(at) = conn.subs.iter().position(is_it) else { return false };
+            let sub = conn.subs.remove(at);
+            let bytes = streams.get(sub.seat.stream).key.canonical_bytes();
+            conn.ordinals.ended(self.hasher.hash_one(&bytes), sub.seat.ordinal);
+            sub
         };
         self.leave(&sub);
         true
@@ -252,6 +265,7 @@ impl Shard {
         let mut state = self.state.borrow_mut();
         let stream = state.streams.get(sub.seat.stream);
         let (key, before) = (stream.key.clone(), state.streams.len());
+        state.left += 1;
         if let Some(moved) = state.streams.leave(sub.seat) {
             let conn = state.conn(moved.conn).expect("a member has a connection");
             let moved = conn.subs.iter_mut().find(|s| s.n == moved.n).expect("a member is a subscription");

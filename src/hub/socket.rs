@@ -74,9 +74,28 @@ impl Socket {
         each!(self, tcp => tcp.try_read(buf), memory => memory.try_read(buf))
     }
 
-    /// Writes as much as the socket takes; `WouldBlock` if nothing.
-    pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        each!(self, tcp => tcp.try_write(bytes), memory => memory.try_write(bytes))
+    /// Writes as much as the socket takes; `WouldBlock` if nothing, and then [`Socket::writable`] may be true once more.
+    ///
+    /// The fan-out's own call: the system call and nothing else.
+    pub fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        let flags = rustix::net::SendFlags::DONTWAIT | rustix::net::SendFlags::NOSIGNAL;
+        each!(self, tcp => Ok(rustix::net::send(tcp, bytes, flags)?), memory => memory.try_write(bytes))
+    }
+
+    /// Writes as much as the socket takes of some parts; `WouldBlock` if nothing, and then [`Socket::writable`] waits.
+    pub fn try_write(&self, parts: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        each!(self, tcp => tcp.try_write_vectored(parts), memory => memory.try_write(parts.first().map_or(&[], |p| p)))
+    }
+
+    /// Whether bytes that were taken are not in the kernel yet: then they wait for [`Socket::flush`].
+    #[must_use]
+    pub fn has_unsent(&self) -> bool {
+        false
+    }
+
+    /// Gives the kernel what was taken before. Returns how many bytes it took; `WouldBlock` while some are left.
+    pub fn flush(&self) -> io::Result<usize> {
+        Ok(0)
     }
 
     /// Says that no more bytes will come.

@@ -95,7 +95,7 @@ impl World {
         let since = self.shard.state.borrow().seq + 1;
         assert!(since <= self.journal.last() + 1, "what is committed after the subscription is owed");
         let id = self.shard.subscribe(client.key, want.key()).expect("the connection is there");
-        let answer = client.subscribed(id.text(), want, since);
+        let answer = client.subscribed(id.text().as_str(), want, since);
         self.shard.send(client.key, answer.as_bytes());
     }
 
