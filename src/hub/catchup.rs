@@ -3,7 +3,9 @@
 //! Owns the order of the frames of an entry: by item, then by the order of subscribing. The live walk keeps the same
 //! order, so a client may fall behind and catch up in the middle of an entry.
 
+use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -12,7 +14,7 @@ use super::backlog::Backlog;
 use super::conn::{Conn, ConnKey, Place};
 use super::items::Items;
 use super::shard::State;
-use super::{Shard, Socket, SubId};
+use super::{Shard, SubId};
 use crate::close::Reason;
 use crate::planted::{self, Bug};
 
@@ -26,8 +28,8 @@ enum Left {
 }
 
 /// Drains an outbox until the client has caught up or is gone.
-pub(super) async fn drain(shard: Rc<Shard>, key: ConnKey, socket: Rc<Socket>) {
-    while socket.writable().await.is_ok() {
+async fn drain(shard: Rc<Shard>, key: ConnKey) {
+    while poll_fn(|cx| shard.poll_writable(key, cx)).await {
         match shard.drain_some(key) {
             Left::Nothing => return,
             Left::More => tokio::task::yield_now().await,
@@ -36,6 +38,21 @@ pub(super) async fn drain(shard: Rc<Shard>, key: ConnKey, socket: Rc<Socket>) {
 }
 
 impl Shard {
+    /// A connection got an outbox: the clock watches it, and a task drains it.
+    pub(super) fn attend(self: &Rc<Self>, state: &mut State, key: ConnKey) {
+        state.attention.insert(key);
+        let outbox = state.conns[key.slot as usize].outbox.as_mut().expect("it was just made");
+        outbox.drain = Some(tokio::task::spawn_local(drain(self.clone(), key)).abort_handle());
+    }
+
+    /// Whether the socket takes bytes; false if the connection is gone.
+    fn poll_writable(&self, key: ConnKey, cx: &mut Context<'_>) -> Poll<bool> {
+        match self.state.borrow_mut().conn(key) {
+            Some(conn) => conn.socket.poll_writable(cx).map(|ready| ready.is_ok()),
+            None => Poll::Ready(false),
+        }
+    }
+
     /// Writes a piece of what is owed.
     fn drain_some(self: &Rc<Self>, key: ConnKey) -> Left {
         let now = Instant::now();

@@ -5,6 +5,8 @@
 use std::io::IoSlice;
 use std::rc::Rc;
 
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::backlog::Backlog;
@@ -44,6 +46,16 @@ pub(super) struct Outbox {
     pub(super) progress: Instant,
     /// When it was made.
     pub(super) since: Instant,
+    /// The task that empties it.
+    pub(super) drain: Option<AbortHandle>,
+    /// Told when less is held.
+    pub(super) room: Rc<Notify>,
+}
+
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        self.room.notify_waiters();
+    }
 }
 
 /// A subscription of a connection. Kept in the order of `n`.
@@ -98,7 +110,7 @@ pub(super) struct Closing {
 
 #[derive(Debug)]
 pub(super) struct Conn {
-    pub(super) socket: Rc<Socket>,
+    pub(super) socket: Socket,
     pub(super) generation: u32,
     pub(super) subs: Vec<Sub>,
     pub(super) next_n: u32,
@@ -129,7 +141,8 @@ impl Conn {
     /// The outbox, made if there is none.
     pub(super) fn outbox(&mut self, now: Instant) -> &mut Outbox {
         self.outbox.get_or_insert_with(|| {
-            Box::new(Outbox { bytes: Backlog::default(), place: None, progress: now, since: now })
+            let (bytes, room) = (Backlog::default(), Rc::default());
+            Box::new(Outbox { bytes, place: None, progress: now, since: now, drain: None, room })
         })
     }
 
@@ -178,6 +191,7 @@ impl Outbox {
                 Ok(n) => {
                     taken += n;
                     self.bytes.advance(n);
+                    self.room.notify_waiters();
                     self.progress = now;
                 }
                 Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return (true, taken),

@@ -5,9 +5,12 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::future::poll_fn;
 use std::hash::{BuildHasher, RandomState};
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::BytesMut;
 use tokio::sync::broadcast;
@@ -159,7 +162,7 @@ impl Shard {
     }
 
     /// Takes a connection over; from now on only the shard writes to its socket.
-    pub fn attach(&self, socket: Rc<Socket>) -> ConnKey {
+    pub fn attach(&self, socket: Socket) -> ConnKey {
         let mut state = self.state.borrow_mut();
         state.generation = state.generation.wrapping_add(1);
         let generation = state.generation;
@@ -191,8 +194,10 @@ impl Shard {
         subs.iter().for_each(|sub| self.leave(sub));
         let mut state = self.state.borrow_mut();
         let conn = state.conns.remove(key.slot as usize);
-        // A drain task may hold the socket and wait for it: this wakes it.
         conn.socket.abort();
+        if let Some(drain) = conn.outbox.as_ref().and_then(|outbox| outbox.drain.as_ref()) {
+            drain.abort();
+        }
         state.wheel.remove(key, conn.ping_slot);
         state.attention.remove(&key);
         let reason = conn.closing.map_or(why, |closing| closing.reason);
@@ -312,18 +317,31 @@ impl Shard {
     /// Waits until no more than `most` bytes are held for the client, or it is gone.
     pub async fn drained(&self, key: ConnKey, most: usize) {
         loop {
-            let socket = match self.state.borrow_mut().conn(key) {
-                Some(conn) if conn.closing.is_none() && conn.outbox.as_ref().is_some_and(|o| o.bytes.own() > most) => {
-                    conn.socket.clone()
+            let room = match self.state.borrow_mut().conn(key) {
+                Some(Conn { closing: None, outbox: Some(outbox), .. }) if outbox.bytes.own() > most => {
+                    outbox.room.clone()
                 }
                 _ => return,
             };
-            // The drain task writes as soon as the socket takes bytes; look again after it.
-            if socket.writable().await.is_err() {
-                return;
-            }
-            tokio::task::yield_now().await;
+            room.notified().await;
         }
+    }
+
+    /// Waits until bytes of the client may be read. Only one task of a connection waits so.
+    pub async fn readable(&self, key: ConnKey) -> io::Result<()> {
+        poll_fn(|cx| match self.state.borrow_mut().conn(key) {
+            Some(conn) => conn.socket.poll_readable(cx),
+            None => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        })
+        .await
+    }
+
+    /// Reads what is there; `WouldBlock` if nothing is.
+    pub fn read(&self, key: ConnKey, buf: &mut [u8]) -> io::Result<usize> {
+        self.state
+            .borrow_mut()
+            .conn(key)
+            .map_or(Err(io::ErrorKind::NotConnected.into()), |conn| conn.socket.try_read(buf))
     }
 
     /// Whether the connection is being closed, so that nothing more is read from it.
@@ -361,13 +379,6 @@ impl Shard {
         self.metrics.bytes_out.with_label_values(&[&*self.chain]).inc_by(n as u64);
     }
 
-    /// A connection got an outbox: the clock watches it, and a task drains it.
-    pub(super) fn attend(self: &Rc<Self>, state: &mut State, key: ConnKey) {
-        state.attention.insert(key);
-        let Some(conn) = state.conn(key) else { return };
-        tokio::task::spawn_local(super::catchup::drain(self.clone(), key, conn.socket.clone()));
-    }
-
     /// Ends a connection with a reason of ours. What is held for it is still offered to its socket for a while.
     pub fn close(self: &Rc<Self>, key: ConnKey, reason: Reason) {
         self.close_with(key, reason, None);
@@ -390,6 +401,7 @@ impl Shard {
             Some(outbox) => {
                 outbox.place = None;
                 outbox.bytes.copy(&bytes);
+                outbox.room.notify_waiters();
             }
             None => match conn.write(&bytes) {
                 Written::All => conn.socket.finish(),

@@ -1,8 +1,9 @@
-//! A client's socket as the hub and the session share it: non-blocking reads and writes, and the wait for either.
+//! A client's socket: non-blocking reads and writes, and the wait for either.
 //!
 //! Owns the descriptor. The seam for other transports than plain TCP: the tests' connections in memory are one.
 
 use std::io;
+use std::task::{Context, Poll};
 
 use tokio::net::TcpStream;
 
@@ -22,8 +23,8 @@ enum Carrier {
 pub(crate) trait InMemory:
     tokio::io::AsyncRead + tokio::io::AsyncWrite + std::fmt::Debug + Send + Unpin + 'static
 {
-    fn poll_readable(&self, cx: &std::task::Context<'_>) -> std::task::Poll<()>;
-    fn poll_writable(&self, cx: &std::task::Context<'_>) -> std::task::Poll<()>;
+    fn poll_readable(&self, cx: &Context<'_>) -> Poll<()>;
+    fn poll_writable(&self, cx: &Context<'_>) -> Poll<()>;
     fn try_read(&self, buf: &mut [u8]) -> io::Result<usize>;
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize>;
     fn shutdown(&self, how: std::net::Shutdown);
@@ -53,20 +54,14 @@ impl Socket {
         Self(Carrier::Memory(end))
     }
 
-    /// Waits until bytes may be read.
-    pub async fn readable(&self) -> io::Result<()> {
-        each!(self, tcp => tcp.readable().await, memory => {
-            std::future::poll_fn(|cx| memory.poll_readable(cx)).await;
-            Ok(())
-        })
+    /// Whether bytes may be read; else wakes the one task that reads.
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, tcp => tcp.poll_read_ready(cx), memory => memory.poll_readable(cx).map(Ok))
     }
 
-    /// Waits until bytes may be written.
-    pub async fn writable(&self) -> io::Result<()> {
-        each!(self, tcp => tcp.writable().await, memory => {
-            std::future::poll_fn(|cx| memory.poll_writable(cx)).await;
-            Ok(())
-        })
+    /// Whether bytes may be written; else wakes the one task that writes.
+    pub fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, tcp => tcp.poll_write_ready(cx), memory => memory.poll_writable(cx).map(Ok))
     }
 
     /// Reads what is there; `WouldBlock` if nothing is.
@@ -74,7 +69,8 @@ impl Socket {
         each!(self, tcp => tcp.try_read(buf), memory => memory.try_read(buf))
     }
 
-    /// Writes as much as the socket takes; `WouldBlock` if nothing, and then [`Socket::writable`] may be true once more.
+    /// Writes as much as the socket takes; `WouldBlock` if nothing, and then [`Socket::poll_writable`] may be
+    /// ready once more.
     ///
     /// The fan-out's own call: the system call and nothing else.
     pub fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
@@ -82,7 +78,8 @@ impl Socket {
         each!(self, tcp => Ok(rustix::net::send(tcp, bytes, flags)?), memory => memory.try_write(bytes))
     }
 
-    /// Writes as much as the socket takes of some parts; `WouldBlock` if nothing, and then [`Socket::writable`] waits.
+    /// Writes as much as the socket takes of some parts; `WouldBlock` if nothing, and then
+    /// [`Socket::poll_writable`] waits.
     pub fn try_write(&self, parts: &[io::IoSlice<'_>]) -> io::Result<usize> {
         each!(self, tcp => tcp.try_write_vectored(parts), memory => memory.try_write(parts.first().map_or(&[], |p| p)))
     }

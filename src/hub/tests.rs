@@ -81,7 +81,7 @@ impl World {
     fn connect(&mut self) -> Client {
         let (ours, theirs) = client::pair();
         let socket = tokio::net::TcpStream::from_std(ours.try_clone().unwrap()).unwrap();
-        let key = self.shard.attach(Rc::new(Socket::new(socket)));
+        let key = self.shard.attach(Socket::new(socket));
         Client::new(key, (ours, theirs))
     }
 

@@ -113,12 +113,11 @@ struct Talk {
 /// What waits is small, as there may be very many: while nothing is going on, a session is its limits and the wait for
 /// its socket. All else is in memory only while it is needed.
 pub fn serve(context: Rc<Context>, socket: Socket, first: Vec<u8>, permit: Permit) -> impl Future<Output = ()> {
-    let socket = Rc::new(socket);
-    let key = context.shard.attach(socket.clone());
+    let key = context.shard.attach(socket);
     let limits = RefCell::new(ConnLimits::new(permit, context.metrics.clone()));
     let session = Rc::new(Session { context, key, limits });
     async move {
-        let why = session.wait(&socket, first).await;
+        let why = session.wait(first).await;
         session.context.shard.detach(session.key, why);
     }
 }
@@ -189,19 +188,19 @@ async fn call_all(calls: &Calls, steps: Vec<Step>) -> Vec<Step> {
 
 impl Session {
     /// Waits for the client until the connection ends, and says why it did.
-    async fn wait(self: &Rc<Self>, socket: &Socket, first: Vec<u8>) -> Reason {
+    async fn wait(self: &Rc<Self>, first: Vec<u8>) -> Reason {
         let mut piece = first;
         loop {
             // Who is over a limit is told so in time, though it says nothing.
             if (!piece.is_empty() || self.limits.borrow().over().is_some())
-                && let Some(end) = Box::pin(self.talk(socket, piece)).await
+                && let Some(end) = Box::pin(self.talk(piece)).await
             {
                 return end;
             }
-            if socket.readable().await.is_err() {
+            if self.context.shard.readable(self.key).await.is_err() {
                 return Reason::PeerGone;
             }
-            piece = match read_some(socket) {
+            piece = match self.read_some() {
                 Read::Bytes(bytes) => bytes,
                 Read::Nothing => Vec::new(),
                 Read::End => return Reason::PeerGone,
@@ -211,7 +210,7 @@ impl Session {
 
     /// Acts on a piece that was read, and on what follows, until nothing is under way any more. Returns why the
     /// connection ends, if it does.
-    async fn talk(self: &Rc<Self>, socket: &Socket, mut piece: Vec<u8>) -> Option<Reason> {
+    async fn talk(self: &Rc<Self>, mut piece: Vec<u8>) -> Option<Reason> {
         let options = &self.context.options;
         let bounds = reader::Bounds { message: options.message_max_bytes, fragments: options.message_max_fragments };
         let room = Rc::new(Semaphore::new(options.calls_in_flight));
@@ -221,10 +220,10 @@ impl Session {
         loop {
             self.context.shard.heard(self.key);
             if let Some(end) = self.take(&mut talk, &piece).await {
-                return Some(self.linger(socket, end).await);
+                return Some(self.linger(end).await);
             }
             if self.context.shard.is_closing(self.key) {
-                return Some(self.linger(socket, Reason::PeerGone).await);
+                return Some(self.linger(Reason::PeerGone).await);
             }
             // What is partial after a whole message began just now.
             let begun = whole_by.filter(|_| talk.reader.is_same_partial());
@@ -239,15 +238,15 @@ impl Session {
                     return None;
                 }
                 tokio::select! {
-                    ready = socket.readable() => if ready.is_err() { return Some(Reason::PeerGone) },
+                    ready = self.context.shard.readable(self.key) => if ready.is_err() { return Some(Reason::PeerGone) },
                     Some(_done) = talk.tasks.join_next() => continue,
                     () = sleep_until(deadline) => {
                         let reason = if over == deadline { Reason::AddressLimit } else { Reason::MessageTimeout };
                         self.context.shard.close(self.key, reason);
-                        return Some(self.linger(socket, reason).await);
+                        return Some(self.linger(reason).await);
                     }
                 }
-                match read_some(socket) {
+                match self.read_some() {
                     Read::Bytes(bytes) => break bytes,
                     Read::Nothing => {}
                     Read::End => return Some(Reason::PeerGone),
@@ -257,9 +256,20 @@ impl Session {
     }
 
     /// A close frame is out: waits for the client's end of the connection. The shard's clock bounds the wait.
-    async fn linger(&self, socket: &Socket, why: Reason) -> Reason {
-        while socket.readable().await.is_ok() && !matches!(read_some(socket), Read::End) {}
+    async fn linger(&self, why: Reason) -> Reason {
+        while self.context.shard.readable(self.key).await.is_ok() && !matches!(self.read_some(), Read::End) {}
         why
+    }
+
+    /// Reads what is there. The large buffer lives on the stack of this call only, not in each connection's task.
+    fn read_some(&self) -> Read {
+        let mut buf = [0; READ_BYTES];
+        match self.context.shard.read(self.key, &mut buf) {
+            Ok(0) => Read::End,
+            Ok(n) => Read::Bytes(buf[..n].to_vec()),
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => Read::Nothing,
+            Err(_) => Read::End,
+        }
     }
 
     /// Acts on bytes that were read. Returns why the connection ends, if it does.
@@ -399,17 +409,6 @@ enum Read {
     Bytes(Vec<u8>),
     Nothing,
     End,
-}
-
-/// Reads what is there. The large buffer lives on the stack of this call only, not in each connection's task.
-fn read_some(socket: &Socket) -> Read {
-    let mut buf = [0; READ_BYTES];
-    match socket.try_read(&mut buf) {
-        Ok(0) => Read::End,
-        Ok(n) => Read::Bytes(buf[..n].to_vec()),
-        Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => Read::Nothing,
-        Err(_) => Read::End,
-    }
 }
 
 /// Calls are answered with the error, and those that want no answer are dropped: none may be run.
