@@ -200,6 +200,11 @@ impl Shard {
         }
         state.wheel.remove(key, conn.ping_slot);
         state.attention.remove(&key);
+        // The slots at the end, once a crowd has gone; not at each one that goes, as those at the end may stay.
+        let (slots, left) = (state.conns.capacity(), state.conns.len());
+        if slots > 64.max(8 * left) && (left == 0 || left.is_power_of_two()) {
+            state.conns.shrink_to_fit();
+        }
         let reason = conn.closing.map_or(why, |closing| closing.reason);
         self.metrics.closes.with_label_values(&[&*self.chain, reason.label()]).inc();
         self.metrics.clients.with_label_values(&[&*self.chain]).dec();
