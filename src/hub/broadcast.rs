@@ -47,6 +47,12 @@ struct Plan {
 /// Delivers one entry of the journal to every connection that is owed something of it.
 pub(super) async fn deliver(shard: &Rc<Shard>, entry: &Arc<Entry>) {
     let started = Instant::now();
+    if let Update::Head(header) = &entry.update {
+        // Many filters may begin or end with a block; reads and new clients are served between portions of them.
+        while shard.state.borrow_mut().streams.index.advance(header.number) {
+            tokio::task::yield_now().await;
+        }
+    }
     let plan = {
         let mut state = shard.state.borrow_mut();
         state.take_up(entry);
