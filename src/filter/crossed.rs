@@ -118,3 +118,40 @@ fn skip(words: &mut &[Word], upper: u32) -> usize {
     *words = &words[within.partition_point(|word| word.0 < upper)..];
     steps + leap.ilog2() as usize
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::super::crowd::Crowd;
+    use super::*;
+
+    /// Sets that are dense, sparse, or both in turn.
+    fn any_set() -> impl Strategy<Value = BTreeSet<u32>> {
+        let run = (0..6_000u32, 1..400u32, 1..90usize);
+        prop::collection::vec(run, 1..5).prop_map(|runs| {
+            runs.into_iter().flat_map(|(from, length, step)| (from..from + length).step_by(step)).collect()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn crossing_finds_what_is_in_all(sets in prop::collection::vec(any_set(), 1..5)) {
+            let mut crowds = Vec::new();
+            for set in &sets {
+                let mut crowd = Crowd::default();
+                set.iter().chain(&[10_000]).rev().for_each(|n| crowd.insert(*n));
+                crowd.remove(10_000);
+                prop_assert_eq!(crowd.words().iter().copied().flat_map(numbers).collect::<BTreeSet<_>>(), set.clone());
+                crowds.push(crowd);
+            }
+            let mut words: Vec<&[Word]> = crowds.iter().map(Crowd::words).collect();
+            let mut found = BTreeSet::new();
+            cross(&mut words, |word| found.extend(numbers(word)));
+            let in_all = sets[0].iter().copied().filter(|n| sets.iter().all(|set| set.contains(n))).collect();
+            prop_assert_eq!(found, in_all);
+        }
+    }
+}
