@@ -99,7 +99,11 @@ impl Measure {
 
 impl Display for Measure {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "{} clients", self.clients)?;
+        match self.clients {
+            0 => f.write_str("no clients")?,
+            1 => f.write_str("1 client")?,
+            many => write!(f, "{many} clients")?,
+        }
         if let (Some(deliveries), Some(wall)) = (self.deliveries, self.wall_seconds) {
             write!(f, ", {deliveries} deliveries in {wall:.2} s")?;
         }

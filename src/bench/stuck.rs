@@ -2,8 +2,6 @@
 //!
 //! Owns how much each of them asks for and when its sockets are surely full.
 
-use std::net::Ipv4Addr;
-
 use super::endpoint::Endpoint;
 use super::load::{Fleet, Plan};
 use super::measure::Stuck;
@@ -11,6 +9,8 @@ use super::progress::Progress;
 
 /// Subscriptions of each, so that few blocks are many bytes.
 pub(super) const SUBSCRIPTIONS: usize = 16;
+/// Addresses that the clients that do read may have.
+const SOURCES_AFTER: u32 = 512;
 /// `SO_RCVBUF` of each; the kernel doubles it.
 const RECEIVE_BUFFER_BYTES: usize = 4096;
 /// What the kernel holds at most for a socket of the server where its limit cannot be read.
@@ -29,7 +29,7 @@ impl StuckClients {
         let plan = Plan {
             receive_buffer_bytes: Some(RECEIVE_BUFFER_BYTES),
             checked: false,
-            first_source: Ipv4Addr::new(127, 2, 0, 1),
+            sources_after: SOURCES_AFTER,
             ..Plan::new(target, vec![request.to_owned(); SUBSCRIPTIONS])
         };
         let mut fleet = Fleet::new(plan, Progress::new("stuck")).map_err(|e| format!("{e:#}"))?;

@@ -9,7 +9,7 @@ use super::certificate::Certificate;
 use super::child::Server;
 use super::cores::Cores;
 use super::filters;
-use super::jobs::{Job, Side, Traffic, Work};
+use super::jobs::{Deliveries, Job, Side, Traffic, Work};
 use super::node::Node;
 use crate::bench::drive;
 use crate::bench::endpoint::Endpoint;
@@ -75,9 +75,7 @@ impl Ground {
         let clients = self.scaled(job.clients).min(descriptors());
         let mut measure = Measure { clients, ..Measure::default() };
         let done = match job.work {
-            Work::Deliveries { side, traffic, deflate } => {
-                self.deliveries(job, side, traffic, deflate, clients, &mut measure)
-            }
+            Work::Deliveries(what) => self.deliveries(job, what, clients, &mut measure),
             Work::Stuck { percent } => self.stuck(job, clients, percent, &mut measure),
             Work::Idle { tls } => self.idle(job, clients, tls, &mut measure),
             Work::Storm { side } => self.storm(job, side, clients, &mut measure),
@@ -114,18 +112,11 @@ impl Ground {
             node.wait_for_subscriber().map_err(told)?;
         }
         let target = Endpoint::local(server.address());
-        Ok(Stage { node, server, target })
+        Ok(Stage { server, node, target })
     }
 
-    fn deliveries(
-        self,
-        job: &Job,
-        side: Side,
-        traffic: Traffic,
-        deflate: bool,
-        clients: usize,
-        measure: &mut Measure,
-    ) -> Result<(), String> {
+    fn deliveries(self, job: &Job, what: Deliveries, clients: usize, measure: &mut Measure) -> Result<(), String> {
+        let Deliveries { side, traffic, deflate } = what;
         let env: Env<'_> = if deflate { &[("CHAINCAST__SERVER__COMPRESSION", "true")] } else { &[] };
         let stage = self.stage(side, clients, env)?;
         let pid = Some(stage.server.pid());
@@ -147,9 +138,9 @@ impl Ground {
         drive::connect(&mut fleet, clients, pid, measure)?;
         let stuck = StuckClients::connect(&stage.target, &request, (clients * percent).div_ceil(100))?;
         let mut chain = Chain::begin(&stage.node, &mut fleet, Traffic::Heads)?;
-        let held = || stage.server.metric("chaincast_outbox_clients").map_err(told);
+        let held = || stage.server.gauge("chaincast_outbox_clients").map_err(told);
         let mut filled = 0;
-        while (held()? as usize) < stuck.len() {
+        while held()? < stuck.len() {
             chain.next(&mut fleet)?;
             filled += 1;
             if filled > FILL_BLOCKS {
@@ -158,22 +149,21 @@ impl Ground {
         }
         let blocks = self.scaled(LATENCY_BLOCKS);
         drive::blocks(&mut fleet, blocks, pid, measure, |fleet| chain.next(fleet))?;
-        measure.stuck = Some(stuck.with_full(held()? as usize));
-        match measure.stuck {
-            Some(stuck) if stuck.full < stuck.clients => Err("stuck clients did not stay stuck".into()),
-            _ => Ok(()),
+        if percent == 0 {
+            return Ok(());
         }
+        let still = stuck.with_full(held()?.min(stuck.len()));
+        measure.stuck = Some(still);
+        if still.full < still.clients { Err("stuck clients did not stay stuck".into()) } else { Ok(()) }
     }
 
     fn idle(self, job: &Job, clients: usize, tls: bool, measure: &mut Measure) -> Result<(), String> {
-        let certificate = Certificate::new().map_err(told)?;
         let most = (clients + 100).to_string();
         let mut env = vec![("CHAINCAST__LIMITS__CONNECTIONS_MAX", most.as_str())];
-        if tls {
-            env.extend(certificate.env());
-        }
+        let certificate = tls.then(Certificate::new).transpose().map_err(told)?;
+        env.extend(certificate.iter().flat_map(Certificate::env));
         let mut stage = self.stage(Side::Chaincast, clients, &env)?;
-        stage.target.tls = if tls { Some(any_certificate().map_err(told)?) } else { None };
+        stage.target.tls = tls.then(any_certificate).transpose().map_err(told)?;
         let plan = Plan::new(&stage.target, vec![Subscription::Heads.request()]);
         let fleet = Fleet::new(plan, Progress::new(job.name)).map_err(told)?;
         drive::idle(fleet, clients, stage.server.pid(), measure)

@@ -21,14 +21,19 @@ pub(super) enum Traffic {
     Logs { a_block: usize, own_filters: bool },
 }
 
+/// What is delivered by whom.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Deliveries {
+    pub(super) side: Side,
+    pub(super) traffic: Traffic,
+    /// Compressed.
+    pub(super) deflate: bool,
+}
+
 /// What a run does.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Work {
-    Deliveries {
-        side: Side,
-        traffic: Traffic,
-        deflate: bool,
-    },
+    Deliveries(Deliveries),
     /// Deliveries of heads with so many per cent of further clients that never read.
     Stuck {
         percent: usize,
@@ -61,12 +66,12 @@ pub(super) struct Job {
 }
 
 const fn heads(name: &'static str, side: Side, clients: usize) -> Job {
-    Job { name, clients, work: Work::Deliveries { side, traffic: Traffic::Heads, deflate: false } }
+    Job { name, clients, work: Work::Deliveries(Deliveries { side, traffic: Traffic::Heads, deflate: false }) }
 }
 
 const fn burst(name: &'static str, side: Side, own_filters: bool) -> Job {
     let traffic = Traffic::Logs { a_block: 200, own_filters };
-    Job { name, clients: 1_000, work: Work::Deliveries { side, traffic, deflate: false } }
+    Job { name, clients: 1_000, work: Work::Deliveries(Deliveries { side, traffic, deflate: false }) }
 }
 
 const fn job(name: &'static str, clients: usize, work: Work) -> Job {
@@ -80,7 +85,11 @@ pub(super) const JOBS: [Job; 22] = [
     heads("tungstenite-5000", Side::Peer(Peer::Tungstenite), MANY),
     heads("floor-5000", Side::Peer(Peer::Floor), MANY),
     heads("chaincast-5000", Side::Chaincast, MANY),
-    job("deflate-5000", MANY, Work::Deliveries { side: Side::Chaincast, traffic: Traffic::Heads, deflate: true }),
+    job(
+        "deflate-5000",
+        MANY,
+        Work::Deliveries(Deliveries { side: Side::Chaincast, traffic: Traffic::Heads, deflate: true }),
+    ),
     heads("jsonrpsee-5000", Side::Peer(Peer::Jsonrpsee), MANY),
     heads("floor-15000", Side::Peer(Peer::Floor), 15_000),
     heads("chaincast-15000", Side::Chaincast, 15_000),

@@ -43,8 +43,8 @@ pub(in crate::bench) struct Plan {
     pub(in crate::bench) receive_buffer_bytes: Option<usize>,
     /// Whether they check what they get; where each has one subscription.
     pub(in crate::bench) checked: bool,
-    /// The first source address on loopback.
-    pub(in crate::bench) first_source: Ipv4Addr,
+    /// By how many addresses their first source address on loopback is after that of other fleets of this process.
+    pub(in crate::bench) sources_after: u32,
 }
 
 impl Plan {
@@ -61,7 +61,7 @@ impl Plan {
             deflate: false,
             receive_buffer_bytes: None,
             checked: true,
-            first_source: Ipv4Addr::new(127, 1, 0, 1),
+            sources_after: 0,
         }
     }
 }
@@ -158,7 +158,10 @@ impl Fleet {
             while self.clients.len() < clients && self.clients.len() - self.tally.live < CONNECTING {
                 self.open().map_err(|e| format!("cannot open a connection: {e:#}"))?;
             }
-            self.wait_for_more(|fleet| fleet.tally.live, |live| format!("{live} of {clients} clients are subscribed"))?;
+            self.wait_for_more(
+                |fleet| fleet.tally.live as u64,
+                |live| format!("{live} of {clients} clients are subscribed"),
+            )?;
         }
         Ok(())
     }
@@ -176,7 +179,7 @@ impl Fleet {
         if let IpAddr::V4(ip) = to.ip()
             && ip.is_loopback()
         {
-            socket.bind(&SocketAddr::from((source(self.plan.first_source, number), 0)).into())?;
+            socket.bind(&SocketAddr::from((source(self.plan.sources_after, number), 0)).into())?;
         }
         match socket.connect(&to.into()) {
             Ok(()) => {}
@@ -202,7 +205,7 @@ impl Fleet {
             requests.iter().try_for_each(|request| client.link.send(&masked(1, request.as_bytes())))?;
         }
         while self.tally.live < self.clients.len() {
-            self.wait_for_more(|fleet| fleet.tally.live, |live| format!("{live} clients have their answers"))?;
+            self.wait_for_more(|fleet| fleet.tally.live as u64, |live| format!("{live} clients have their answers"))?;
         }
         Ok(())
     }
@@ -240,7 +243,7 @@ impl Fleet {
             }
             let blocks = self.tally.stream.blocks();
             self.wait_for_more(
-                |fleet| fleet.tally.received as usize,
+                |fleet| fleet.tally.received,
                 |received| format!("{there} clients have all of block {blocks}; {received} events so far"),
             )
             .map_err(|why| match why.strip_suffix(STANDS_STILL) {
@@ -269,7 +272,7 @@ impl Fleet {
     }
 
     /// Serves the sockets until a count has grown. An error that ends with [`STANDS_STILL`] says that it did not.
-    fn wait_for_more(&mut self, count: impl Fn(&Self) -> usize, words: impl Fn(usize) -> String) -> Result<(), String> {
+    fn wait_for_more(&mut self, count: impl Fn(&Self) -> u64, words: impl Fn(u64) -> String) -> Result<(), String> {
         let (before, deadline) = (count(self), Instant::now() + PATIENCE);
         while count(self) == before {
             if Instant::now() > deadline {
@@ -426,8 +429,10 @@ impl Tally {
     }
 }
 
-/// The source address of a client: loopback is a /8.
-fn source(first: Ipv4Addr, client: usize) -> Ipv4Addr {
+/// The source address of a client: loopback is a /8. Each process has addresses of its own, so that runs one after the
+/// other do not use up the rate of connects that a server allows an address.
+fn source(after: u32, client: usize) -> Ipv4Addr {
     let number = u32::try_from(client / CLIENTS_PER_ADDRESS).expect("clients are bounded by descriptors");
-    Ipv4Addr::from(u32::from(first) + number)
+    let process = std::process::id() % 8_192 * 1_024;
+    Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 1, 0, 1)) + process + after + number)
 }

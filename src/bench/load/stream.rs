@@ -176,9 +176,8 @@ impl Stream {
     fn define(&mut self, result: &[u8], bytes: &[u8]) -> Result<(), String> {
         // Whatever closes the notification may follow the result.
         let names = serde_json::Deserializer::from_slice(result).into_iter::<Names<'_>>().next();
-        let names = match names {
-            Some(Ok(names)) => names,
-            _ => return Err(format!("an event that cannot be read: {}", String::from_utf8_lossy(bytes))),
+        let Some(Ok(names)) = names else {
+            return Err(format!("an event that cannot be read: {}", String::from_utf8_lossy(bytes)));
         };
         let block = names.block_hash.or(names.hash).ok_or("an event without a block hash")?;
         if !self.seen.insert(self.hasher.hash_one(result)) {
