@@ -2,8 +2,6 @@
 //!
 //! Owns the table of transports. What is said on them is no concern here.
 
-use std::io;
-
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
@@ -36,13 +34,4 @@ pub(super) enum Carrier {
     Tcp(std::net::TcpStream),
     #[cfg(test)]
     Memory(Box<dyn InMemory>),
-}
-
-/// Takes an accepted stream off the acceptor's reactor.
-impl TryFrom<TcpStream> for Carrier {
-    type Error = io::Error;
-
-    fn try_from(stream: TcpStream) -> io::Result<Self> {
-        stream.into_std().map(Self::Tcp)
-    }
 }
