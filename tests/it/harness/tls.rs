@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::crypto::ring;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
@@ -19,6 +19,7 @@ use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, client_async
 
 static AUTHORITY: LazyLock<CertifiedIssuer<'static, KeyPair>> = LazyLock::new(|| {
     let mut params = CertificateParams::new(Vec::new()).expect("no names are right names");
+    params.distinguished_name.push(DnType::CommonName, "the tests' authority");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     CertifiedIssuer::self_signed(params, key()).expect("it signs itself")
 });
@@ -49,7 +50,10 @@ impl Files {
         std::fs::create_dir_all(&folder).expect("target is writable");
         let files = Self(folder);
         let own = key();
-        let params = CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned()]).expect("they are names");
+        let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let mut params = CertificateParams::new(names).expect("they are names");
+        // Else both would be named alike, and clients take it for signed by itself.
+        params.distinguished_name.push(DnType::CommonName, "the tests' gateway");
         let certificate = params.signed_by(&own, &AUTHORITY).expect("the authority signs it");
         files.write("authority.pem", &AUTHORITY.pem());
         files.write("certificate.pem", &certificate.pem());

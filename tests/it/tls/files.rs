@@ -45,7 +45,7 @@ fn each_mistake_is_named_by_its_key() {
         ((Some(&*path("garbage.pem")), Some(key)), CERTIFICATE, "the first certificate in ".to_owned()),
         ((Some(certificate), Some(&*path("empty.pem"))), KEY, "no private key in ".to_owned()),
         ((Some(certificate), Some(certificate)), KEY, "no private key in ".to_owned()),
-        ((Some(certificate), Some(&*path("cut-key.pem"))), KEY, "".to_owned()),
+        ((Some(certificate), Some(&*path("cut-key.pem"))), KEY, format!("{} is damaged PEM", path("cut-key.pem"))),
         ((Some(certificate), Some(&*path("garbage-key.pem"))), KEY, "the private key in ".to_owned()),
         ((Some(certificate), Some(&*path("other-key.pem"))), KEY, "the key in ".to_owned()),
     ] {

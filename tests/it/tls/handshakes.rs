@@ -51,8 +51,8 @@ async fn too_many_are_refused() {
 async fn what_is_no_tls_is_answered_by_an_alert() {
     let stage = Stage::start_tls(&Files::new("plain"), &[]).await;
     let beside = stage.watcher().await;
-    let mut refused = 0;
-    for bytes in [&b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n"[..], &[0xff; 6_000], &[0; 100]] {
+    let wrong = [&b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n"[..], &[0xff; 6_000], &[0; 100]];
+    for (refused, bytes) in (1..).zip(wrong) {
         let mut stream = http::connect(stage.gateway.address()).await;
         stream.write_all(bytes).await.expect("it is taken");
         let mut answer = Vec::new();
@@ -61,7 +61,6 @@ async fn what_is_no_tls_is_answered_by_an_alert() {
         if read.is_ok() {
             assert_eq!((answer.len(), answer[0]), (7, 21), "an alert and nothing else: {answer:?}");
         }
-        refused += 1;
         until("it is counted", async || handshakes(&stage, "failed") == refused).await;
     }
     end(stage, beside).await;
