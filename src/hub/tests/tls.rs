@@ -36,7 +36,7 @@ impl World {
         let door = plain.try_clone().unwrap();
         std::thread::spawn(move || decrypt(StreamOwned::new(client, theirs), plain));
         let socket = Socket::encrypted(tokio::net::TcpStream::from_std(encrypted).unwrap(), server);
-        Client::new(self.shard.attach(Rc::new(socket)), (door, end))
+        Client::new(self.shard.attach(socket), (door, end))
     }
 
     /// Whether a client's connection has an outbox, and whether its socket is owed bytes.
