@@ -5,6 +5,7 @@
 
 mod admin;
 mod http;
+mod tls;
 mod transport;
 mod worker;
 
@@ -24,6 +25,7 @@ use crate::metrics::Metrics;
 use crate::session::{Addresses, Permit};
 
 pub use admin::{Readiness, serve_admin};
+pub use tls::{Tls, WrongFile};
 use transport::Carrier;
 pub use worker::{Chain, Worker};
 
@@ -34,6 +36,10 @@ pub struct Options {
     pub connections_max: usize,
     /// Most connections whose handshake is not done.
     pub handshakes_max: usize,
+    /// What clients speak TLS with; without it they speak none.
+    pub tls: Option<Tls>,
+    /// How long a TLS handshake may take.
+    pub tls_timeout: Duration,
     /// How long the head of a request may take.
     pub header_timeout: Duration,
     /// Most bytes of the head of a request.

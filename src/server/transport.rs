@@ -4,6 +4,7 @@
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 
 #[cfg(test)]
 use crate::hub::InMemory;
@@ -18,6 +19,13 @@ pub(super) trait Transport: AsyncRead + AsyncWrite + Send + Unpin + 'static {
 impl Transport for TcpStream {
     fn into_socket(self) -> Socket {
         Socket::new(self)
+    }
+}
+
+impl Transport for Box<TlsStream<TcpStream>> {
+    fn into_socket(self) -> Socket {
+        let (tcp, conn) = (*self).into_inner();
+        Socket::encrypted(tcp, conn)
     }
 }
 
