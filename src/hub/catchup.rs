@@ -101,7 +101,7 @@ impl Shard {
     }
 
     pub(super) fn count_delivered(&self, items: &Items<'_>, frames: u64) {
-        self.metrics.deliveries.with_label_values(&[&*self.chain, items.label()]).inc_by(frames);
+        self.meters.kind(items.label()).1.inc_by(frames);
     }
 }
 
