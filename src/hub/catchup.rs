@@ -72,8 +72,11 @@ impl Shard {
             return Left::More;
         }
         if conn.closing.is_some() {
-            conn.outbox = None;
             conn.socket.finish();
+            if conn.socket.has_unsent() {
+                return Left::More;
+            }
+            conn.outbox = None;
             return Left::Nothing;
         }
         match outbox.place {

@@ -434,7 +434,13 @@ impl Shard {
                 outbox.room.notify_waiters();
             }
             None => match conn.write(&bytes) {
-                Written::All => conn.socket.finish(),
+                Written::All => {
+                    conn.socket.finish();
+                    if conn.socket.has_unsent() {
+                        conn.outbox(now);
+                        self.attend(&mut state, key);
+                    }
+                }
                 Written::Some(n) => {
                     conn.outbox(now).bytes.copy(&bytes[n..]);
                     self.attend(&mut state, key);
