@@ -118,7 +118,11 @@ const NOT_YET: [(&str, &str); 2] = [("deflate-5000", "unknown key"), ("idle-tls"
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_comparison_has_a_figure_for_every_row() {
     let output = bench(&["--baseline", "--rounds", "1", "--scale", "0.004"]).await;
-    let report = report(&output);
+    let (report, said) = (report(&output), String::from_utf8_lossy(&output.stderr));
+    assert!(
+        said.contains("round 1: floor-5000: ") && said.contains("cores of "),
+        "each run is told as it ends: {said}"
+    );
     let runs = report["runs"].as_array().expect("there are runs");
     let mut missing = Vec::new();
     for run in runs {
