@@ -173,7 +173,7 @@ impl Ground {
         let stage = self.stage(side, clients, &[])?;
         let plan = Plan::new(&stage.target, vec![Subscription::Heads.request()]);
         let mut fleet = Fleet::new(plan, Progress::new(job.name)).map_err(told)?;
-        drive::connect(&mut fleet, clients, Some(stage.server.pid()), measure)
+        drive::storm(&mut fleet, clients, Some(stage.server.pid()), measure)
     }
 
     /// One client at the node and one at the gateway, both with the same check.
