@@ -3,6 +3,9 @@
 //! Names follow the Prometheus conventions: base units, `_total` for counters. No label takes a value from a client,
 //! so the number of series is bounded by the configuration.
 
+use std::ops::Deref;
+use std::sync::Arc;
+
 use prometheus::{
     Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
@@ -16,17 +19,15 @@ const CALL_BUCKETS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2
 
 macro_rules! metrics {
     ($($(#[$meta:meta])* $field:ident : $kind:ident ( $name:literal, $help:literal $(, $arg:expr)* );)*) => {
-        /// The metrics, one field each. Cheap to clone: every handle is shared.
-        #[derive(Clone, Debug)]
-        pub struct Metrics {
+        /// The metrics, one field each.
+        #[derive(Debug)]
+        pub struct Table {
             registry: Registry,
             $(#[doc = $help] pub $field: $kind,)*
         }
 
-        impl Metrics {
-            /// A fresh set in a registry of its own.
-            #[must_use]
-            pub fn new() -> Self {
+        impl Table {
+            fn new() -> Self {
                 let registry = Registry::new();
                 $(let $field = metrics!(@make $kind $name, $help $(, $arg)*);
                 registry.register(Box::new($field.clone())).expect("the names in the table differ");)*
@@ -84,6 +85,7 @@ metrics! {
     clients: IntGaugeVec("chaincast_clients", "Open WebSocket clients", &["chain"]);
     connections_total: IntCounter("chaincast_connections_accepted_total", "TCP connections taken on the public listener");
     handshakes: IntCounterVec("chaincast_handshakes_total", "WebSocket upgrades by outcome", &["outcome"]);
+    tls_handshakes: IntCounterVec("chaincast_tls_handshakes_total", "TLS handshakes on the public listener by outcome", &["outcome"]);
     subscriptions: IntGaugeVec("chaincast_subscriptions", "Open subscriptions by kind", &["chain", "kind"]);
     streams: IntGaugeVec("chaincast_streams", "Distinct streams (equal subscriptions share one)", &["chain"]);
     deliveries: IntCounterVec("chaincast_deliveries_total", "Notifications handed to sockets, by kind", &["chain", "kind"]);
@@ -103,6 +105,18 @@ metrics! {
     broadcast_seconds: Histogram("chaincast_broadcast_duration_seconds", "Time that one shard spent on one chain update", DELIVERY_BUCKETS);
 }
 
+/// A handle of the metrics. One pointer: every connection holds some.
+#[derive(Clone, Debug)]
+pub struct Metrics(Arc<Table>);
+
+impl Deref for Metrics {
+    type Target = Table;
+
+    fn deref(&self) -> &Table {
+        &self.0
+    }
+}
+
 /// Now, for the gauges that hold a time: seconds since 1970.
 #[must_use]
 pub fn unix_seconds() -> f64 {
@@ -117,6 +131,12 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// A fresh set in a registry of its own.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(Arc::new(Table::new()))
+    }
+
     /// The text exposition format.
     #[must_use]
     pub fn text(&self) -> String {

@@ -4,11 +4,12 @@
 //! it is in memory once, however many clients do not take it. Knows no connection. Pure.
 
 use std::collections::VecDeque;
+use std::io::IoSlice;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::frame;
-use super::streams::SubId;
+use super::streams::IdText;
 
 /// Bytes that are shared if they are at least so many; fewer are cheaper to copy. Few in tests, so that both happen.
 const SHARED_MIN: usize = if cfg!(test) { 2_000 } else { 16 * 1024 };
@@ -35,13 +36,14 @@ impl Backlog {
     }
 
     /// Appends the notification of a result that is given in parts.
-    pub(super) fn notification(&mut self, id: &SubId, result: &[Bytes]) {
+    pub(super) fn notification(&mut self, id: &IdText, result: &[Bytes]) {
         frame::before_result(&mut self.tail, id, result.iter().map(Bytes::len).sum());
         result.iter().for_each(|part| self.share(part));
         self.tail.put_slice(frame::AFTER_RESULT);
     }
 
-    fn share(&mut self, bytes: &Bytes) {
+    /// Appends bytes that are in memory for others as well, or copies them if they are few.
+    pub(super) fn share(&mut self, bytes: &Bytes) {
         if bytes.len() < SHARED_MIN {
             return self.copy(bytes);
         }
@@ -52,9 +54,15 @@ impl Backlog {
         self.parts.push_back(Part { bytes: bytes.clone(), shared: true });
     }
 
-    /// What goes first. Empty only if nothing waits.
-    pub(super) fn front(&self) -> &[u8] {
-        self.parts.front().map_or(&self.tail, |part| &part.bytes)
+    /// What goes first, as many parts as there is room for. Returns those that are not empty.
+    pub(super) fn parts<'a, 'b>(&'a self, room: &'b mut [IoSlice<'a>]) -> &'b [IoSlice<'a>] {
+        let parts = self.parts.iter().map(|part| &part.bytes[..]).chain([&self.tail[..]]);
+        let mut count = 0;
+        for (slot, part) in room.iter_mut().zip(parts.filter(|part| !part.is_empty())) {
+            *slot = IoSlice::new(part);
+            count += 1;
+        }
+        &room[..count]
     }
 
     /// The first `n` bytes need not wait any more.
@@ -70,7 +78,7 @@ impl Backlog {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.front().is_empty()
+        self.parts.is_empty() && self.tail.is_empty()
     }
 
     /// All bytes that wait.
@@ -90,13 +98,13 @@ mod tests {
 
     #[test]
     fn a_large_result_is_shared_and_the_bytes_are_the_same() {
-        let id = SubId::new(&[0; 32], "c", b"x", 0);
+        let id = super::super::SubId::new(&[0; 32], "c", b"x", 0).text();
         let (small, large) = (Bytes::from_static(b"{}"), Bytes::from(vec![b'x'; SHARED_MIN]));
         let mut want = BytesMut::new();
         let mut backlog = Backlog::default();
         for result in [vec![&small], vec![&large], vec![&small, &large, &small], vec![&large, &large], vec![&small]] {
             let parts: Vec<Bytes> = result.into_iter().cloned().collect();
-            frame::notification(&mut want, &id, &parts.concat());
+            frame::notification(&mut want, &id, &parts);
             backlog.notification(&id, &parts);
         }
         backlog.copy(b"answer");
@@ -105,7 +113,12 @@ mod tests {
         let shared = backlog.parts.iter().filter(|part| part.bytes.as_ptr() == large.as_ptr());
         assert_eq!(shared.count(), 4);
         for step in [0, 1, 100, SHARED_MIN - 50, SHARED_MIN + 300, 1, 700].into_iter().cycle() {
-            assert!(want.starts_with(backlog.front()));
+            let mut room = [IoSlice::new(&[]); 3];
+            let parts = backlog.parts(&mut room);
+            assert!(
+                want.starts_with(&parts.iter().flat_map(|part| part.iter().copied()).collect::<Vec<u8>>())
+                    && (want.is_empty() || !parts.is_empty())
+            );
             let step = step.min(want.len());
             want.advance(step);
             backlog.advance(step);

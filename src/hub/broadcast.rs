@@ -1,232 +1,77 @@
-//! The walk over everyone who wants an entry: match once, encode once a stream, write to each socket.
+//! The walk over everyone who wants an entry: one write to each socket, of bytes that are there once.
 //!
-//! The list of who gets what is fixed in one step; the writes then go in portions between which reads, pongs and new
-//! clients are served. Owns nothing between two entries.
+//! The list of who gets what is fixed in one step ([`Plan`]); the writes then go in portions between which reads, pongs
+//! and new clients are served. Owns nothing between two entries.
+//!
+//! - Nobody is waited for: what a socket does not take goes to the connection's outbox, and the rest of the entry to its
+//!   place in the journal.
+//! - Who has an outbox is passed over; it comes to this entry by its place.
+//! - Another connection is the first each time.
 
 use std::rc::Rc;
-use std::slice::from_ref;
 use std::sync::Arc;
 
-use bytes::BytesMut;
 use tokio::time::Instant;
 
-use super::catchup::Cut;
+use super::Shard;
+use super::backlog::Backlog;
 use super::conn::{Conn, ConnKey, Place, Written};
-use super::frame::{Batch, BatchBuilder};
+use super::frame::{self, Batch, BatchBuilder};
+use super::items::Items;
+use super::plan::{Delivery, Plan, Source};
 use super::shard::State;
-use super::streams::{Group, Member};
-use super::{Shard, StreamKey, frame};
-use crate::chain::{FeedEvent, Log};
 use crate::journal::{Entry, Update};
+use crate::planted::{self, Bug};
 
-/// Writes between two yields: about a millisecond of `send` calls. Few in tests, so that much happens in between.
-const PORTION: usize = if cfg!(test) { 4 } else { 128 };
+/// Writes between two yields, about a millisecond of `send` calls, and bytes in them. Few in tests, so that much happens
+/// in between.
+const PORTION: (usize, usize) = if cfg!(test) { (4, 4_000) } else { (128, 1 << 20) };
 
-/// A result of more bytes is not encoded for each stream that wants it: no socket takes it at once, so who wants it has
-/// to catch up with it anyway, and catching up does not copy it. Few in tests, so that it happens.
-const ENCODED_MAX: usize = if cfg!(test) { 7_800 } else { 256 * 1024 };
+/// Bytes that are encoded for one connection before they are written. Few in tests, so that it happens.
+const PIECE: usize = if cfg!(test) { 3_000 } else { 1 << 20 };
 
-/// One subscription that gets a batch.
-#[derive(Debug, Clone, Copy)]
-struct Delivery {
-    conn: ConnKey,
-    n: u32,
-    batch: u32,
-}
-
-/// Who gets what of an entry.
-#[derive(Debug, Default)]
-struct Plan {
-    batches: Vec<Batch>,
-    deliveries: Vec<Delivery>,
-    /// Connections that catch up with the entry, each for itself: they want what is too large to encode, or joined in the
-    /// middle of what is undone, so that their part of it is not that of the others.
-    alone: Vec<ConnKey>,
-}
+/// The rest of frames that many have in common is kept as it is up to so many bytes of them; with more, a client that
+/// does not read would hold them all.
+const SHARED_REST_MAX: usize = if cfg!(test) { 5_000 } else { 256 * 1024 };
 
 /// Delivers one entry of the journal to every connection that is owed something of it.
 pub(super) async fn deliver(shard: &Rc<Shard>, entry: &Arc<Entry>) {
     let started = Instant::now();
-    let plan = {
-        let mut state = shard.state.borrow_mut();
-        state.take_up(entry);
-        plan(&state, entry)
-    };
+    if let Update::Head(header) = &entry.update {
+        // Many filters may begin or end with a block; reads and new clients are served between portions of them.
+        while shard.state.borrow_mut().streams.index.advance(header.number) {
+            tokio::task::yield_now().await;
+        }
+    }
+    shard.state.borrow_mut().take_up(entry);
     if matches!(entry.update, Update::Gap) {
         return shard.close_subscribers();
     }
-    let kind = if matches!(entry.update, Update::Head(_)) { "newHeads" } else { "logs" };
-    let any = !plan.deliveries.is_empty();
-    write_plan(shard, entry, &plan).await;
+    let items = Items::of(entry);
+    let (mut first, mut any) = (0, false);
+    while first < items.len() {
+        let plan = Plan::new(&shard.state.borrow(), &items, first);
+        first = plan.slice.end;
+        any |= !plan.deliveries.is_empty();
+        let walk = Walk {
+            left: shard.state.borrow().left,
+            place: Place { seq: entry.seq, item: plan.slice.start, n: 0 },
+            now: Instant::now(),
+            shard,
+            items: &items,
+            plan: &plan,
+            sent: Sent::default(),
+            told: Vec::new(),
+            piece: BatchBuilder::default(),
+        };
+        walk.run().await;
+    }
     if any {
-        shard
-            .metrics
-            .delivery_seconds
-            .with_label_values(&[&*shard.chain, kind])
-            .observe(Instant::now().into_std().saturating_duration_since(entry.seen).as_secs_f64());
+        let since_seen = Instant::now().into_std().saturating_duration_since(entry.seen);
+        let metric = shard.metrics.delivery_seconds.with_label_values(&[&*shard.chain, items.label()]);
+        metric.observe(since_seen.as_secs_f64());
         shard.metrics.broadcast_seconds.observe(started.elapsed().as_secs_f64());
     }
-}
-
-async fn write_plan(shard: &Rc<Shard>, entry: &Entry, plan: &Plan) {
-    let runs: Vec<&[Delivery]> = plan.deliveries.chunk_by(|a, b| a.conn == b.conn).collect();
-    // Another client is the first each time.
-    let start = usize::try_from(entry.seq.wrapping_mul(7919)).unwrap_or(0) % runs.len().max(1);
-    let mut walk = Walk { shard, entry, plan, now: Instant::now(), sent: Sent::default() };
-    for portion in runs[start..].chunks(PORTION).chain(runs[..start].chunks(PORTION)) {
-        {
-            let mut state = shard.state.borrow_mut();
-            portion.iter().for_each(|run| walk.write_run(&mut state, run));
-        }
-        let Sent { bytes, frames } = std::mem::take(&mut walk.sent);
-        shard.count_bytes(bytes);
-        shard.count_delivered(entry, frames);
-        tokio::task::yield_now().await;
-    }
-    for portion in plan.alone.chunks(PORTION) {
-        portion.iter().for_each(|key| walk.put_off(*key));
-        tokio::task::yield_now().await;
-    }
-}
-
-#[derive(Debug, Default)]
-struct Sent {
-    bytes: usize,
-    frames: u64,
-}
-
-/// One entry on its way to everyone.
-struct Walk<'a> {
-    shard: &'a Rc<Shard>,
-    entry: &'a Entry,
-    plan: &'a Plan,
-    now: Instant,
-    sent: Sent,
-}
-
-impl Walk<'_> {
-    /// Writes what one connection gets.
-    fn write_run(&mut self, state: &mut State, run: &[Delivery]) {
-        let key = run[0].conn;
-        let Some(conn) = self.live(state, key) else { return };
-        // What was unsubscribed since the plan was made is not sent any more.
-        let merged;
-        let frames = match run {
-            [one] if conn.sub(one.n).is_some() => {
-                Frames::Own { batch: &self.plan.batches[one.batch as usize], n: one.n }
-            }
-            [_] => return,
-            several => {
-                merged = merge(several.iter().filter(|d| conn.sub(d.n).is_some()), &self.plan.batches);
-                Frames::Merged(&merged)
-            }
-        };
-        match conn.write(frames.bytes()) {
-            Written::All => {
-                self.sent.bytes += frames.bytes().len();
-                self.sent.frames += frames.len() as u64;
-            }
-            Written::Gone => conn.lost(self.now),
-            Written::Some(n) => {
-                self.sent.bytes += n;
-                let (cut, begun) = frames.cut(n, self.entry.seq);
-                self.sent.frames += begun;
-                self.shard.put_off(state, key, self.entry, cut, self.now);
-            }
-        }
-    }
-
-    /// The connection, if this entry can be written to it now. One with an outbox gets the entry later, from its place
-    /// in the journal.
-    fn live<'s>(&self, state: &'s mut State, key: ConnKey) -> Option<&'s mut Conn> {
-        let seq = self.entry.seq;
-        let conn = state.conn(key).filter(|conn| conn.closing.is_none() && conn.next_seq <= seq)?;
-        if let Some(outbox) = &mut conn.outbox {
-            outbox.place.get_or_insert(Place::start_of(seq));
-            return None;
-        }
-        Some(conn)
-    }
-
-    /// Leaves a connection to catch up with the entry.
-    fn put_off(&self, key: ConnKey) {
-        let mut state = self.shard.state.borrow_mut();
-        if self.live(&mut state, key).is_some() {
-            let cut = Cut { place: Place::start_of(self.entry.seq), written: 0 };
-            self.shard.put_off(&mut state, key, self.entry, cut, self.now);
-        }
-    }
-}
-
-/// Frames in the order in which one connection gets them.
-enum Frames<'a> {
-    Own { batch: &'a Batch, n: u32 },
-    Merged(&'a Merged),
-}
-
-/// Frames of several subscriptions of one connection.
-struct Merged {
-    bytes: BytesMut,
-    /// Item, number of the subscription, and where the frame ends.
-    ends: Vec<(u32, u32, u32)>,
-}
-
-impl Frames<'_> {
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Self::Own { batch, .. } => &batch.bytes,
-            Self::Merged(merged) => &merged.bytes,
-        }
-    }
-
-    fn len(&self) -> usize {
-        match self {
-            Self::Own { batch, .. } => batch.ends.len(),
-            Self::Merged(merged) => merged.ends.len(),
-        }
-    }
-
-    /// Item, subscription and end of a frame.
-    fn end(&self, at: usize) -> (u32, u32, usize) {
-        match self {
-            Self::Own { batch, n } => (batch.ends[at].0, *n, batch.ends[at].1 as usize),
-            Self::Merged(merged) => {
-                let (item, n, end) = merged.ends[at];
-                (item, n, end as usize)
-            }
-        }
-    }
-
-    /// Where `written` bytes end, and how many frames are begun in them.
-    fn cut(&self, written: usize, seq: u64) -> (Cut, u64) {
-        if written == 0 {
-            return (Cut { place: Place::start_of(seq), written }, 0);
-        }
-        let at = (0..self.len()).find(|at| written <= self.end(*at).2).expect("less than all was written");
-        let (item, n, _) = self.end(at);
-        let before = at.checked_sub(1).map_or(0, |before| self.end(before).2);
-        (Cut { place: Place { seq, item, n }, written: written - before }, at as u64 + 1)
-    }
-}
-
-/// Brings the frames of several subscriptions into order.
-fn merge<'a>(several: impl Iterator<Item = &'a Delivery>, batches: &[Batch]) -> Merged {
-    let mut frames: Vec<(u32, u32, &[u8])> = Vec::new();
-    for delivery in several {
-        let batch = &batches[delivery.batch as usize];
-        let mut from = 0;
-        for (item, end) in &batch.ends {
-            frames.push((*item, delivery.n, &batch.bytes[from..*end as usize]));
-            from = *end as usize;
-        }
-    }
-    frames.sort_unstable_by_key(|(item, n, _)| (*item, *n));
-    let mut merged = Merged { bytes: BytesMut::new(), ends: Vec::with_capacity(frames.len()) };
-    for (item, n, frame) in frames {
-        merged.bytes.extend_from_slice(frame);
-        merged.ends.push((item, n, u32::try_from(merged.bytes.len()).expect("a block's logs are far below 4 GiB")));
-    }
-    merged
 }
 
 impl State {
@@ -239,167 +84,164 @@ impl State {
     }
 }
 
-fn plan(state: &State, entry: &Entry) -> Plan {
-    match &entry.update {
-        Update::Head(header) => plan_head(state, &header.json),
-        Update::Logs(logs) => plan_logs(state, &logs.logs),
-        Update::Undo(_) => plan_undo(state, entry),
-        Update::Gap => Plan::default(),
+/// What was written since it was last counted.
+#[derive(Debug, Default)]
+struct Sent {
+    bytes: usize,
+    frames: u64,
+    writes: usize,
+}
+
+impl Sent {
+    fn add(&mut self, bytes: usize, frames: usize) {
+        self.bytes += bytes;
+        self.frames += frames as u64;
     }
 }
 
-impl Plan {
-    fn add(&mut self, group: &Group, batch: Batch) {
-        let number = u32::try_from(self.batches.len()).expect("subscriptions are bounded");
-        self.batches.push(batch);
-        self.deliveries.extend(group.members.iter().map(|m| Delivery { conn: m.conn, n: m.n, batch: number }));
-    }
+/// A frame by what it tells: the item, the number of the subscription on its connection, and where it comes from.
+type Told<'a> = (u32, u32, &'a Source);
 
-    /// Leaves members of a stream to catch up.
-    fn leave<'a>(&mut self, members: impl Iterator<Item = &'a Member>) {
-        self.alone.extend(members.map(|m| m.conn));
-    }
-
-    /// Takes out who catches up, and brings the deliveries of a connection together where there may be several.
-    fn ordered(mut self) -> Self {
-        if !self.alone.is_empty() {
-            self.alone.sort_unstable();
-            self.alone.dedup();
-            let Self { deliveries, alone, .. } = &mut self;
-            deliveries.retain(|d| alone.binary_search(&d.conn).is_err());
-        }
-        if self.batches.len() > 1 {
-            self.deliveries.sort_unstable_by_key(|d| (d.conn, d.n));
-        }
-        self
-    }
+/// One slice of an entry on its way to everyone.
+struct Walk<'a> {
+    shard: &'a Rc<Shard>,
+    items: &'a Items<'a>,
+    plan: &'a Plan,
+    /// Where the slice begins.
+    place: Place,
+    /// Subscriptions that had ended on this shard when the plan was made.
+    left: u64,
+    now: Instant,
+    sent: Sent,
+    /// What one connection gets, where it is not encoded ahead; kept for its memory alone.
+    told: Vec<Told<'a>>,
+    piece: BatchBuilder,
 }
 
-fn plan_head(state: &State, json: &[u8]) -> Plan {
-    let mut plan = Plan::default();
-    let Some(stream) = state.streams.find(&StreamKey::Heads) else { return plan };
-    for group in &state.streams.get(stream).groups {
-        let mut batch = BatchBuilder::default();
-        batch.push(0, &group.id, json);
-        plan.add(group, batch.build());
-    }
-    plan.ordered()
-}
-
-/// The logs that each stream wants, as pairs of stream and item, sorted.
-fn matches<'a>(state: &State, logs: impl Iterator<Item = &'a Log>) -> Vec<(u32, u32)> {
-    let mut hits = Vec::new();
-    for (item, log) in (0u32..).zip(logs) {
-        state.streams.index.matching(log, |stream| hits.push((stream, item)));
-    }
-    hits.sort_unstable();
-    hits
-}
-
-fn plan_logs(state: &State, logs: &[Log]) -> Plan {
-    let mut plan = Plan::default();
-    for hits in matches(state, logs.iter()).chunk_by(|a, b| a.0 == b.0) {
-        let groups = &state.streams.get(hits[0].0).groups;
-        if hits.iter().any(|(_, item)| logs[*item as usize].json.len() > ENCODED_MAX) {
-            plan.leave(groups.iter().flat_map(|group| &group.members));
-            continue;
+impl Walk<'_> {
+    async fn run(mut self) {
+        let runs: Vec<&[Delivery]> = self.plan.deliveries.chunk_by(|a, b| a.conn == b.conn).collect();
+        let start = usize::try_from(self.place.seq.wrapping_mul(7919)).unwrap_or(0) % runs.len().max(1);
+        for run in runs[start..].iter().chain(&runs[..start]) {
+            self.write_run(&mut self.shard.state.borrow_mut(), run);
+            self.rest().await;
         }
-        for group in groups {
-            let mut batch = BatchBuilder::default();
-            hits.iter().for_each(|(_, item)| batch.push(*item, &group.id, &logs[*item as usize].json));
-            plan.add(group, batch.build());
+        for key in &self.plan.alone {
+            self.leave(*key);
+            self.rest().await;
+        }
+        self.count();
+    }
+
+    /// Lets others go on after each portion.
+    async fn rest(&mut self) {
+        self.sent.writes += 1;
+        if self.sent.writes >= PORTION.0 || self.sent.bytes >= PORTION.1 {
+            self.count();
+            tokio::task::yield_now().await;
         }
     }
-    plan.ordered()
-}
 
-fn plan_undo(state: &State, entry: &Entry) -> Plan {
-    let Update::Undo(removed) = &entry.update else { return Plan::default() };
-    let published = removed.iter().filter_map(|r| r.logs.as_ref());
-    let logs: Vec<(&Log, u64)> =
-        published.flat_map(|(logs, seq)| logs.logs.iter().rev().map(move |log| (log, *seq))).collect();
-    let mut json: Vec<Option<Vec<u8>>> = vec![None; logs.len()];
-    let mut plan = Plan::default();
-    for hits in matches(state, logs.iter().map(|(log, _)| *log)).chunk_by(|a, b| a.0 == b.0) {
-        let groups = &state.streams.get(hits[0].0).groups;
-        if hits.iter().any(|(_, item)| logs[*item as usize].0.json.len() > ENCODED_MAX) {
-            plan.leave(groups.iter().flat_map(|group| &group.members));
-            continue;
-        }
-        let first = hits.iter().map(|(_, item)| logs[*item as usize].1).min().expect("a chunk is not empty");
-        for (_, item) in hits {
-            json[*item as usize].get_or_insert_with(|| logs[*item as usize].0.removed_parts().concat());
-        }
-        for group in groups {
-            let mut batch = BatchBuilder::default();
-            for (_, item) in hits {
-                batch.push(*item, &group.id, json[*item as usize].as_ref().expect("just made"));
+    fn count(&mut self) {
+        let Sent { bytes, frames, .. } = std::mem::take(&mut self.sent);
+        self.shard.count_bytes(bytes);
+        self.shard.count_delivered(self.items, frames);
+    }
+
+    /// Writes what one connection gets.
+    fn write_run(&mut self, state: &mut State, run: &[Delivery]) {
+        let key = run[0].conn;
+        // Who has unsubscribed since the plan was made gets nothing more.
+        let all_there = state.left == self.left;
+        let Some(conn) = self.live(state, key) else { return };
+        let is_there = |delivery: &&Delivery| all_there || conn.has(delivery.n);
+        match (run, self.plan.source_of(&run[0])) {
+            ([one], Source { ahead: Some(batch), .. }) if is_there(&one) => {
+                let written = conn.write(&batch.bytes);
+                self.batch_written(state, one, batch, &written);
             }
-            plan.add(group, batch.build());
-            plan.leave(group.members.iter().filter(|m| m.since > first));
+            ([_], Source { ahead: Some(_), .. }) => {}
+            _ => {
+                let mut told = std::mem::take(&mut self.told);
+                told.clear();
+                for delivery in run.iter().filter(is_there) {
+                    let source = self.plan.source_of(delivery);
+                    told.extend(self.plan.items(source).map(|item| (item, delivery.n, source)));
+                }
+                told.sort_unstable_by_key(|(item, n, _)| (*item, *n));
+                self.write_told(state, key, &told);
+                self.told = told;
+            }
         }
     }
-    plan.ordered()
-}
 
-/// Passes a best-effort event on. A client that is behind does not get it.
-pub(super) async fn pass(shard: &Rc<Shard>, event: &FeedEvent) {
-    let mut plan = Plan::default();
-    {
-        let state = shard.state.borrow();
-        let Some(stream) = state.streams.find(&StreamKey::Feed(event.feed.clone())) else { return };
-        for group in &state.streams.get(stream).groups {
-            let mut bytes = BytesMut::new();
-            frame::notification(&mut bytes, &group.id, &event.json);
-            plan.add(group, Batch { bytes: bytes.freeze(), ends: Vec::new() });
+    /// The connection, if this slice can be written to it now. One with an outbox gets it later, from its place in the
+    /// journal.
+    fn live<'s>(&self, state: &'s mut State, key: ConnKey) -> Option<&'s mut Conn> {
+        let conn = state.conn(key).filter(|conn| conn.closing.is_none() && conn.next_seq <= self.place.seq)?;
+        if let Some(outbox) = &mut conn.outbox {
+            outbox.place.get_or_insert(self.place);
+            return None;
         }
+        Some(conn)
     }
-    let kind = StreamKey::Feed(event.feed.clone()).label();
-    for portion in plan.deliveries.chunks(PORTION) {
-        let (mut sent, mut dropped) = (Sent::default(), 0);
-        {
-            let mut state = shard.state.borrow_mut();
-            for delivery in portion {
-                match pass_one(shard, &mut state, event, &plan.batches[delivery.batch as usize].bytes, delivery) {
-                    Some(bytes) => {
-                        sent.bytes += bytes;
-                        sent.frames += 1;
-                    }
-                    None => dropped += 1,
+
+    /// Frames that several have in common were written to one of them.
+    fn batch_written(&mut self, state: &mut State, to: &Delivery, batch: &Batch, written: &Written) {
+        let ends = batch.ends.as_slice();
+        let n = match *written {
+            Written::All => return self.sent.add(batch.bytes.len(), ends.len()),
+            Written::Gone => return state.conns[to.conn.slot as usize].lost(self.now),
+            Written::Some(n) => n,
+        };
+        let whole = n > 0 && batch.bytes.len() <= SHARED_REST_MAX;
+        let (held, end) = if whole { (ends.len(), batch.bytes.len()) } else { frame::begun(ends, n) };
+        self.sent.add(n, held);
+        let next = self.plan.items(self.plan.source_of(to)).nth(held).map(|item| (item, to.n));
+        self.put_off(state, to.conn, next, |rest| rest.share(&batch.bytes.slice(n..end)));
+    }
+
+    /// Writes frames that this connection alone gets, encoded as far as its socket takes them.
+    fn write_told(&mut self, state: &mut State, key: ConnKey, mut told: &[Told<'_>]) {
+        while !told.is_empty() {
+            self.piece.clear();
+            let mut encode = |(item, _, source): &Told<'_>| self.piece.push(&source.id, self.items.result(*item));
+            // The one that fills it is its last.
+            let count = told.iter().position(|one| encode(one) >= PIECE).map_or(told.len(), |last| last + 1);
+            let conn = &mut state.conns[key.slot as usize];
+            match conn.write(&self.piece.bytes) {
+                Written::All => self.sent.add(self.piece.bytes.len(), count),
+                Written::Gone => return conn.lost(self.now),
+                Written::Some(n) => {
+                    let (held, end) = frame::begun(&self.piece.ends, n);
+                    self.sent.add(n, held);
+                    let next = told.get(held).map(|(item, n, _)| (*item, *n));
+                    let piece = std::mem::take(&mut self.piece);
+                    return self.put_off(state, key, next, |rest| rest.copy(&piece.bytes[n..end]));
                 }
             }
+            told = &told[count..];
         }
-        shard.count_bytes(sent.bytes);
-        shard.metrics.deliveries.with_label_values(&[&*shard.chain, kind]).inc_by(sent.frames);
-        shard.count_dropped("client_behind", dropped);
-        tokio::task::yield_now().await;
     }
-}
 
-/// Writes one best-effort frame. `None` if the client is behind or gone.
-fn pass_one(
-    shard: &Rc<Shard>,
-    state: &mut State,
-    event: &FeedEvent,
-    bytes: &[u8],
-    delivery: &Delivery,
-) -> Option<usize> {
-    let now = Instant::now();
-    let conn = state.conn(delivery.conn).filter(|c| c.outbox.is_none() && c.closing.is_none())?;
-    let id = conn.sub(delivery.n)?.id;
-    match conn.write(bytes) {
-        Written::All => Some(bytes.len()),
-        Written::Gone => {
-            conn.lost(now);
-            None
+    /// A socket is full: `hold` gives its outbox what it is owed before the frame `next`, and the rest of the entry
+    /// follows from there.
+    fn put_off(&self, state: &mut State, key: ConnKey, next: Option<(u32, u32)>, hold: impl FnOnce(&mut Backlog)) {
+        let outbox = state.conns[key.slot as usize].outbox(self.now);
+        hold(&mut outbox.bytes);
+        if planted::is(Bug::DropRestOfFrame) {
+            outbox.bytes = Backlog::default();
         }
-        Written::Some(0) => None,
-        Written::Some(n) => {
-            let rest = &mut conn.outbox(now).bytes;
-            rest.notification(&id, from_ref(&event.json));
-            rest.advance(n);
-            shard.attend(state, delivery.conn);
-            Some(n)
+        let (item, n) = next.unwrap_or((self.plan.slice.end, 0));
+        outbox.place = Some(Place { seq: self.place.seq, item, n });
+        self.shard.attend(state, key);
+    }
+
+    /// Leaves a connection to catch up with the slice.
+    fn leave(&self, key: ConnKey) {
+        let mut state = self.shard.state.borrow_mut();
+        if self.live(&mut state, key).is_some() {
+            self.put_off(&mut state, key, Some((self.place.item, 0)), |_| {});
         }
     }
 }

@@ -3,31 +3,23 @@
 //! Owns the order of the frames of an entry: by item, then by the order of subscribing. The live walk keeps the same
 //! order, so a client may fall behind and catch up in the middle of an entry.
 
+use std::future::poll_fn;
 use std::rc::Rc;
-use std::slice::from_ref;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::backlog::Backlog;
-use super::conn::{Conn, ConnKey, Place, Sub};
+use super::conn::{Conn, ConnKey, Place};
+use super::items::Items;
 use super::shard::State;
-use super::{Shard, Socket, StreamKey, SubId};
+use super::{Shard, SubId};
 use crate::close::Reason;
-use crate::journal::{Entry, Update};
 use crate::planted::{self, Bug};
 
 /// Bytes that are encoded ahead for a client that is behind.
 const PIECE: usize = 64 * 1024;
-
-/// Where the writing of an entry to a client broke off.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Cut {
-    /// The first frame that was not written whole.
-    pub(super) place: Place,
-    /// How many of its bytes were.
-    pub(super) written: usize,
-}
 
 /// What is left to do for a client with an outbox.
 enum Left {
@@ -36,8 +28,8 @@ enum Left {
 }
 
 /// Drains an outbox until the client has caught up or is gone.
-pub(super) async fn drain(shard: Rc<Shard>, key: ConnKey, socket: Rc<Socket>) {
-    while socket.writable().await.is_ok() {
+async fn drain(shard: Rc<Shard>, key: ConnKey) {
+    while poll_fn(|cx| shard.poll_writable(key, cx)).await {
         match shard.drain_some(key) {
             Left::Nothing => return,
             Left::More => tokio::task::yield_now().await,
@@ -46,6 +38,21 @@ pub(super) async fn drain(shard: Rc<Shard>, key: ConnKey, socket: Rc<Socket>) {
 }
 
 impl Shard {
+    /// A connection got an outbox: the clock watches it, and a task drains it.
+    pub(super) fn attend(self: &Rc<Self>, state: &mut State, key: ConnKey) {
+        state.attention.insert(key);
+        let outbox = state.conns[key.slot as usize].outbox.as_mut().expect("it was just made");
+        outbox.drain = Some(tokio::task::spawn_local(drain(self.clone(), key)).abort_handle());
+    }
+
+    /// Whether the socket takes bytes; false if the connection is gone.
+    fn poll_writable(&self, key: ConnKey, cx: &mut Context<'_>) -> Poll<bool> {
+        match self.state.borrow_mut().conn(key) {
+            Some(conn) => conn.socket.poll_writable(cx).map(|ready| ready.is_ok()),
+            None => Poll::Ready(false),
+        }
+    }
+
     /// Writes a piece of what is owed.
     fn drain_some(self: &Rc<Self>, key: ConnKey) -> Left {
         let now = Instant::now();
@@ -61,7 +68,7 @@ impl Shard {
             conn.lost(now);
             return Left::Nothing;
         }
-        if !outbox.bytes.is_empty() {
+        if !outbox.bytes.is_empty() || conn.socket.has_unsent() {
             return Left::More;
         }
         if conn.closing.is_some() {
@@ -85,92 +92,51 @@ impl Shard {
                     self.close(key, Reason::SlowConsumer);
                     return Left::More;
                 };
-                let frames = refill(state, key, place, &entry, PIECE);
-                self.count_delivered(&entry, frames);
+                let items = Items::of(&entry);
+                let frames = refill(state, key, place, &items);
+                self.count_delivered(&items, frames);
                 Left::More
             }
         }
     }
 
-    /// An entry could not be written whole: what follows the cut is caught up later. The rest of a frame that was cut is
-    /// taken up now, as the client is owed it even if it unsubscribes.
-    pub(super) fn put_off(self: &Rc<Self>, state: &mut State, key: ConnKey, entry: &Entry, cut: Cut, now: Instant) {
-        state.conns[key.slot as usize].outbox(now).place = Some(cut.place);
-        if cut.written > 0 {
-            refill(state, key, cut.place, entry, 1);
-            let outbox = state.conns[key.slot as usize].outbox.as_mut().expect("it was just made");
-            let gone = if planted::is(Bug::DropRestOfFrame) { outbox.bytes.len() } else { cut.written };
-            outbox.bytes.advance(gone);
-        }
-        self.attend(state, key);
-    }
-
-    pub(super) fn count_delivered(&self, entry: &Entry, frames: u64) {
-        let kind = match entry.update {
-            Update::Head(_) => StreamKey::Heads.label(),
-            Update::Logs(_) | Update::Undo(_) | Update::Gap => "logs",
-        };
-        self.metrics.deliveries.with_label_values(&[&*self.chain, kind]).inc_by(frames);
+    pub(super) fn count_delivered(&self, items: &Items<'_>, frames: u64) {
+        self.metrics.deliveries.with_label_values(&[&*self.chain, items.label()]).inc_by(frames);
     }
 }
 
-/// Encodes frames of an entry, from `place` on, into an empty outbox until it holds `most` bytes. Returns how many.
-fn refill(state: &mut State, key: ConnKey, place: Place, entry: &Entry, most: usize) -> u64 {
+/// Encodes items of an entry, from `place` on, into an empty outbox until it holds a piece. Returns how many frames.
+fn refill(state: &mut State, key: ConnKey, place: Place, items: &Items<'_>) -> u64 {
     let (mut bytes, mut frames) = (Backlog::default(), 0);
-    let next = frames_of(state, &state.conns[key.slot as usize], entry, place, |id, result| {
-        bytes.notification(id, result);
+    let next = frames_of(state, &state.conns[key.slot as usize], items, place, |id, result| {
+        bytes.notification(&id.text(), result);
         frames += 1;
-        bytes.len() < most
+        bytes.len() < PIECE
     });
     let outbox = state.conns[key.slot as usize].outbox.as_mut().expect("it is being filled");
     outbox.bytes = bytes;
-    outbox.place = Some(next.unwrap_or(Place::start_of(entry.seq + 1)));
+    outbox.place = Some(next.unwrap_or(Place::start_of(place.seq + 1)));
     frames
 }
 
-/// Calls `emit` for each frame of `entry` that `conn` is owed, from `from` on, until it returns false. Returns the place
-/// after the last frame if it was stopped.
+/// Calls `emit` for each frame that `conn` is owed, from `from` on, until it returns false. Returns the place after the
+/// last frame if it was stopped.
 fn frames_of(
     state: &State,
     conn: &Conn,
-    entry: &Entry,
+    items: &Items<'_>,
     from: Place,
-    mut emit: impl FnMut(&SubId, &[Bytes]) -> bool,
+    mut emit: impl FnMut(SubId, &[Bytes]) -> bool,
 ) -> Option<Place> {
-    let mut at = |item: u32, sub: &Sub, result: &[Bytes]| {
-        let place = Place { seq: entry.seq, item, n: sub.n };
-        let stop = place >= from && !emit(&sub.id, result);
-        stop.then_some(Place { n: sub.n + 1, ..place })
-    };
-    let key = |sub: &Sub| &state.streams.get(sub.seat.stream).key;
-    match &entry.update {
-        Update::Head(header) => {
-            let heads = conn.subs.iter().filter(|sub| sub.since <= entry.seq && matches!(key(sub), StreamKey::Heads));
-            heads.into_iter().find_map(|sub| at(0, sub, from_ref(&header.json)))
+    for item in from.item..items.len() {
+        let owed_since = items.owed_since(item);
+        for sub in conn.subs.iter().filter(|sub| sub.since <= owed_since) {
+            let place = Place { item, n: sub.n, ..from };
+            let key = &state.streams.get(sub.seat.stream).key;
+            if place >= from && items.is_for(key, item) && !emit(state.streams.id(sub.seat), items.result(item)) {
+                return Some(Place { n: sub.n + 1, ..place });
+            }
         }
-        Update::Logs(logs) => (0u32..).zip(&logs.logs).skip(from.item as usize).find_map(|(item, log)| {
-            let wants = |sub: &&Sub| matches!(key(sub), StreamKey::Logs(filter) if filter.matches(log));
-            conn.subs
-                .iter()
-                .filter(|sub| sub.since <= entry.seq)
-                .filter(wants)
-                .find_map(|sub| at(item, sub, from_ref(&log.json)))
-        }),
-        Update::Undo(removed) => {
-            let logs = removed
-                .iter()
-                .filter_map(|r| r.logs.as_ref())
-                .flat_map(|(logs, published)| logs.logs.iter().rev().map(move |log| (log, *published)));
-            (0u32..).zip(logs).skip(from.item as usize).find_map(|(item, (log, published))| {
-                let wants = |sub: &&Sub| {
-                    let was_told = sub.since <= published || planted::is(Bug::RemovedToStrangers);
-                    was_told && matches!(key(sub), StreamKey::Logs(filter) if filter.matches(log))
-                };
-                let removed = std::cell::OnceCell::new();
-                let mut subs = conn.subs.iter().filter(wants);
-                subs.find_map(|sub| at(item, sub, removed.get_or_init(|| log.removed_parts())))
-            })
-        }
-        Update::Gap => None,
     }
+    None
 }

@@ -2,13 +2,16 @@
 //!
 //! An idle connection holds no buffer. Does not know what the bytes mean.
 
+use std::io::IoSlice;
 use std::rc::Rc;
 
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::backlog::Backlog;
 use super::socket::Socket;
-use super::streams::{Seat, SubId};
+use super::streams::Seat;
 use crate::close::Reason;
 
 /// A connection on its shard; a key of a closed connection never fits a later one.
@@ -43,6 +46,16 @@ pub(super) struct Outbox {
     pub(super) progress: Instant,
     /// When it was made.
     pub(super) since: Instant,
+    /// The task that empties it.
+    pub(super) drain: Option<AbortHandle>,
+    /// Told when less is held.
+    pub(super) room: Rc<Notify>,
+}
+
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        self.room.notify_waiters();
+    }
 }
 
 /// A subscription of a connection. Kept in the order of `n`.
@@ -53,14 +66,15 @@ pub(super) struct Sub {
     /// First entry that it is owed.
     pub(super) since: u64,
     pub(super) seat: Seat,
-    pub(super) id: SubId,
 }
 
-/// Ordinals given out on a connection. They grow and are never given twice; what is remembered is bounded.
+/// Ordinals that were given out on a connection and are free: they grow and are never given twice. What is remembered
+/// is bounded, and nothing while no subscription has ended.
 #[derive(Debug, Default)]
 pub(super) struct Ordinals {
     /// Ordinals below were given to some stream.
     floor: u32,
+    /// What follows the last one of a stream, by the stream's digest.
     next: Vec<(u64, u32)>,
 }
 
@@ -68,18 +82,22 @@ pub(super) struct Ordinals {
 const ORDINALS_KEPT: usize = 64;
 
 impl Ordinals {
-    /// The next ordinal for the stream with this digest.
-    pub(super) fn take(&mut self, stream: u64) -> u32 {
+    /// The least ordinal for the stream with this digest that no subscription that has ended had.
+    pub(super) fn next(&self, stream: u64) -> u32 {
+        self.next.iter().find(|(s, _)| *s == stream).map_or(self.floor, |(_, next)| *next)
+    }
+
+    /// A subscription with this ordinal has ended.
+    pub(super) fn ended(&mut self, stream: u64, ordinal: u32) {
         if let Some((_, next)) = self.next.iter_mut().find(|(s, _)| *s == stream) {
-            *next += 1;
-            return *next - 1;
+            *next = (*next).max(ordinal + 1);
+            return;
         }
         if self.next.len() == ORDINALS_KEPT {
             self.floor = self.next.iter().map(|(_, next)| *next).max().expect("it is full");
             self.next.clear();
         }
-        self.next.push((stream, self.floor + 1));
-        self.floor
+        self.next.push((stream, self.floor.max(ordinal + 1)));
     }
 }
 
@@ -92,7 +110,7 @@ pub(super) struct Closing {
 
 #[derive(Debug)]
 pub(super) struct Conn {
-    pub(super) socket: Rc<Socket>,
+    pub(super) socket: Socket,
     pub(super) generation: u32,
     pub(super) subs: Vec<Sub>,
     pub(super) next_n: u32,
@@ -117,13 +135,14 @@ impl Conn {
     /// Writes to the socket at once, past any outbox: only where there is none.
     pub(super) fn write(&self, bytes: &[u8]) -> Written {
         debug_assert!(self.outbox.is_none(), "bytes would overtake the outbox");
-        write(&self.socket, bytes)
+        written(self.socket.write_now(bytes), bytes, &self.socket)
     }
 
     /// The outbox, made if there is none.
     pub(super) fn outbox(&mut self, now: Instant) -> &mut Outbox {
         self.outbox.get_or_insert_with(|| {
-            Box::new(Outbox { bytes: Backlog::default(), place: None, progress: now, since: now })
+            let (bytes, room) = (Backlog::default(), Rc::default());
+            Box::new(Outbox { bytes, place: None, progress: now, since: now, drain: None, room })
         })
     }
 
@@ -134,36 +153,51 @@ impl Conn {
         self.socket.abort();
     }
 
-    pub(super) fn sub(&self, n: u32) -> Option<&Sub> {
-        self.subs.iter().find(|sub| sub.n == n)
+    /// Whether the subscription with this number is still there.
+    pub(super) fn has(&self, n: u32) -> bool {
+        self.subs.iter().any(|sub| sub.n == n)
     }
 }
 
-fn write(socket: &Socket, bytes: &[u8]) -> Written {
-    match socket.try_write(bytes) {
-        Ok(n) if n == bytes.len() => Written::All,
+fn written(result: std::io::Result<usize>, bytes: &[u8], socket: &Socket) -> Written {
+    match result {
+        Ok(n) if n == bytes.len() && !socket.has_unsent() => Written::All,
         Ok(n) => Written::Some(n),
         Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => Written::Some(0),
         Err(_) => Written::Gone,
     }
 }
 
+/// Parts of an outbox that are written with one call.
+const PARTS: usize = 16;
+
 impl Outbox {
     /// Writes what is held. Returns whether the socket is still there, and how many bytes it took.
     pub(super) fn flush(&mut self, socket: &Socket, now: Instant) -> (bool, usize) {
         let mut taken = 0;
-        while !self.bytes.is_empty() {
-            let n = match write(socket, self.bytes.front()) {
-                Written::All => self.bytes.front().len(),
-                Written::Some(0) => return (true, taken),
-                Written::Some(n) => n,
-                Written::Gone => return (false, taken),
-            };
-            taken += n;
-            self.bytes.advance(n);
-            self.progress = now;
+        loop {
+            match socket.flush() {
+                Ok(0) => {}
+                Ok(_) => self.progress = now,
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return (true, taken),
+                Err(_) => return (false, taken),
+            }
+            if self.bytes.is_empty() {
+                return (true, taken);
+            }
+            let mut parts = [IoSlice::new(&[]); PARTS];
+            let parts = self.bytes.parts(&mut parts);
+            match socket.try_write(parts) {
+                Ok(n) => {
+                    taken += n;
+                    self.bytes.advance(n);
+                    self.room.notify_waiters();
+                    self.progress = now;
+                }
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return (true, taken),
+                Err(_) => return (false, taken),
+            }
         }
-        (true, taken)
     }
 }
 
@@ -177,11 +211,15 @@ mod tests {
         let mut given = std::collections::HashSet::new();
         for round in 0..5 {
             for stream in 0..100u64 {
-                let ordinal = ordinals.take(stream);
+                let ordinal = ordinals.next(stream);
                 assert!(given.insert((stream, ordinal)), "round {round}: {stream} got {ordinal} twice");
+                ordinals.ended(stream, ordinal);
             }
         }
-        assert_eq!((ordinals.take(1000), ordinals.take(1000) - ordinals.take(2000)), (ordinals.floor, 1));
         assert!(ordinals.next.len() <= ORDINALS_KEPT);
+        let before = ordinals.next(1_000);
+        ordinals.ended(1_000, before + 7);
+        ordinals.ended(1_000, before);
+        assert_eq!(ordinals.next(1_000), before + 8, "they end in any order");
     }
 }

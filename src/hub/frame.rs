@@ -7,7 +7,7 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 use tokio_tungstenite::tungstenite::protocol::frame::{Frame, FrameHeader};
 
-use super::streams::SubId;
+use super::streams::IdText;
 use crate::close::Reason;
 
 const BEFORE_ID: &[u8] = br#"{"jsonrpc":"2.0","method":"eth_subscription","params":{"subscription":""#;
@@ -29,19 +29,20 @@ pub(super) fn text(out: &mut BytesMut, payload: &[u8]) {
 
 /// Bytes of a notification's frame that are not its result, at most.
 pub(super) const AROUND_RESULT: usize =
-    10 + BEFORE_ID.len() + size_of::<SubId>() + BEFORE_RESULT.len() + AFTER_RESULT.len();
+    10 + BEFORE_ID.len() + size_of::<IdText>() + BEFORE_RESULT.len() + AFTER_RESULT.len();
 
-/// Appends the notification of `result` for the subscription.
-pub(super) fn notification(out: &mut BytesMut, id: &SubId, result: &[u8]) {
-    out.reserve(AROUND_RESULT + result.len());
-    before_result(out, id, result.len());
-    out.put_slice(result);
+/// Appends the notification of a result, given in parts, for the subscription.
+pub(super) fn notification(out: &mut BytesMut, id: &IdText, result: &[Bytes]) {
+    let len = result.iter().map(Bytes::len).sum();
+    out.reserve(AROUND_RESULT + len);
+    before_result(out, id, len);
+    result.iter().for_each(|part| out.put_slice(part));
     out.put_slice(AFTER_RESULT);
 }
 
 /// Appends what precedes a result of `len` bytes in its notification; [`AFTER_RESULT`] follows it.
-pub(super) fn before_result(out: &mut BytesMut, id: &SubId, len: usize) {
-    let parts = [BEFORE_ID, id.text().as_bytes(), BEFORE_RESULT];
+pub(super) fn before_result(out: &mut BytesMut, id: &IdText, len: usize) {
+    let parts = [BEFORE_ID, id.as_str().as_bytes(), BEFORE_RESULT];
     let around = parts.iter().map(|part| part.len()).sum::<usize>() + AFTER_RESULT.len();
     header(out, OpCode::Data(Data::Text), around + len);
     parts.iter().for_each(|part| out.put_slice(part));
@@ -70,26 +71,32 @@ pub(super) fn close(out: &mut BytesMut, reason: Reason, echo: Option<u16>) {
     Frame::close(frame).format(&mut out.writer()).expect("writing to memory does not fail");
 }
 
-/// Frames of one stream for one entry, one after the other, with where each ends.
+/// Frames one after the other, with where each ends.
 #[derive(Debug)]
 pub(super) struct Batch {
     pub(super) bytes: Bytes,
-    pub(super) ends: Vec<(u32, u32)>,
+    pub(super) ends: Vec<u32>,
 }
 
-/// Collects a [`Batch`].
+/// Collects a [`Batch`], or frames that are written at once.
 #[derive(Debug, Default)]
 pub(super) struct BatchBuilder {
-    bytes: BytesMut,
-    ends: Vec<(u32, u32)>,
+    pub(super) bytes: BytesMut,
+    pub(super) ends: Vec<u32>,
 }
 
 impl BatchBuilder {
-    /// Adds the notification of item `item`.
-    pub(super) fn push(&mut self, item: u32, id: &SubId, result: &[u8]) {
+    /// Adds a notification. Returns how many bytes there are.
+    pub(super) fn push(&mut self, id: &IdText, result: &[Bytes]) -> usize {
         notification(&mut self.bytes, id, result);
-        let end = u32::try_from(self.bytes.len()).expect("a node's message is bounded far below 4 GiB");
-        self.ends.push((item, end));
+        self.ends.push(u32::try_from(self.bytes.len()).expect("a node's message is bounded far below 4 GiB"));
+        self.bytes.len()
+    }
+
+    /// Empties it; its memory is used again.
+    pub(super) fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
     }
 
     pub(super) fn build(self) -> Batch {
@@ -97,14 +104,23 @@ impl BatchBuilder {
     }
 }
 
+/// How many frames are begun in the first `n` bytes, and where the last of those ends.
+pub(super) fn begun(ends: &[u32], n: usize) -> (usize, usize) {
+    let ended = ends.partition_point(|end| *end as usize <= n);
+    let start = ended.checked_sub(1).map_or(0, |last| ends[last] as usize);
+    if n > start { (ended + 1, ends[ended] as usize) } else { (ended, start) }
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::SubId;
     use super::*;
 
     #[test]
     fn a_notification_is_in_geths_form() {
         let mut out = BytesMut::new();
-        notification(&mut out, &SubId::new(&[0; 32], "c", b"newHeads", 0), br#"{"number":"0x1"}"#);
+        let id = SubId::new(&[0; 32], "c", b"newHeads", 0).text();
+        notification(&mut out, &id, &[Bytes::from_static(br#"{"number":"0x1"}"#)]);
         let text = std::str::from_utf8(&out[4..]).unwrap();
         assert_eq!((out[0], out[1]), (0x81, 126));
         assert_eq!(usize::from(u16::from_be_bytes([out[2], out[3]])), text.len());
@@ -126,5 +142,12 @@ mod tests {
             out.as_ref(),
             [&[0x8a, 2][..], b"ab", &[0x88, 9, 0x03, 0xf4], b"restart", &[0x88, 2, 0x03, 0xe8, 0x88, 0]].concat()
         );
+    }
+
+    #[test]
+    fn what_is_begun_ends_with_its_frame() {
+        for (n, want) in [(0, (0, 0)), (1, (1, 4)), (4, (1, 4)), (5, (2, 9)), (8, (2, 9)), (9, (2, 9))] {
+            assert_eq!(begun(&[4, 9], n), want, "{n}");
+        }
     }
 }

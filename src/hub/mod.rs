@@ -19,17 +19,20 @@ mod backlog;
 mod broadcast;
 mod catchup;
 mod conn;
+mod feeds;
 mod frame;
+mod items;
 mod lag;
+mod plan;
 mod shard;
 mod socket;
 mod streams;
 mod timers;
+mod tls;
 
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::chain::Feed;
@@ -40,7 +43,7 @@ pub use shard::{Links, Shard};
 #[cfg(test)]
 pub(crate) use socket::InMemory;
 pub use socket::Socket;
-pub use streams::SubId;
+pub use streams::{IdText, SubId};
 
 /// What a subscription is for. Equal keys are one stream.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -48,7 +51,7 @@ pub enum StreamKey {
     /// `newHeads`.
     Heads,
     /// `logs` with a filter.
-    Logs(Arc<Filter>),
+    Logs(Filter),
     /// Passed through from the nodes, best effort.
     Feed(Feed),
 }
@@ -74,7 +77,7 @@ impl StreamKey {
     pub fn canonical_bytes(&self) -> Vec<u8> {
         match self {
             Self::Heads => b"newHeads".to_vec(),
-            Self::Logs(filter) => [b"logs".as_slice(), &filter.canonical_bytes()].concat(),
+            Self::Logs(filter) => [b"logs".as_slice(), filter.canonical_bytes()].concat(),
             Self::Feed(feed) => [b"feed".as_slice(), feed.0.as_bytes()].concat(),
         }
     }

@@ -5,9 +5,12 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::future::poll_fn;
 use std::hash::{BuildHasher, RandomState};
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::BytesMut;
 use tokio::sync::broadcast;
@@ -17,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::conn::{Closing, Conn, ConnKey, Ordinals, Sub, Written};
 use super::lag::Lag;
 use super::streams::{Member, Streams, SubId};
-use super::{Options, Socket, StreamKey, broadcast as walk, frame, timers};
+use super::{Options, Socket, StreamKey, broadcast as walk, feeds as best_effort, frame, timers};
 use crate::chain::FeedEvent;
 use crate::close::Reason;
 use crate::journal::{Journal, Tail, Trimmed};
@@ -56,6 +59,8 @@ pub(super) struct State {
     pub(super) conns: slab::Slab<Conn>,
     generation: u32,
     pub(super) streams: Streams,
+    /// How many subscriptions have ended.
+    pub(super) left: u64,
     /// Number of the last entry that was taken up.
     pub(super) seq: u64,
     pub(super) lag: Lag,
@@ -81,6 +86,7 @@ impl Shard {
             conns: slab::Slab::new(),
             generation: 0,
             streams: Streams::new(),
+            left: 0,
             seq: tail.position(),
             lag: Lag::new(options.lag_max_blocks),
             attention: BTreeSet::new(),
@@ -123,7 +129,7 @@ impl Shard {
                     }
                 },
                 event = feeds.recv() => match event {
-                    Ok(event) => walk::pass(&self, &event).await,
+                    Ok(event) => best_effort::pass(&self, &event).await,
                     Err(broadcast::error::RecvError::Lagged(n)) => self.count_dropped("shard_lag", n),
                     Err(broadcast::error::RecvError::Closed) => return,
                 },
@@ -156,7 +162,7 @@ impl Shard {
     }
 
     /// Takes a connection over; from now on only the shard writes to its socket.
-    pub fn attach(&self, socket: Rc<Socket>) -> ConnKey {
+    pub fn attach(&self, socket: Socket) -> ConnKey {
         let mut state = self.state.borrow_mut();
         state.generation = state.generation.wrapping_add(1);
         let generation = state.generation;
@@ -188,10 +194,17 @@ impl Shard {
         subs.iter().for_each(|sub| self.leave(sub));
         let mut state = self.state.borrow_mut();
         let conn = state.conns.remove(key.slot as usize);
-        // A drain task may hold the socket and wait for it: this wakes it.
         conn.socket.abort();
+        if let Some(drain) = conn.outbox.as_ref().and_then(|outbox| outbox.drain.as_ref()) {
+            drain.abort();
+        }
         state.wheel.remove(key, conn.ping_slot);
         state.attention.remove(&key);
+        // The slots at the end, once a crowd has gone; not at each one that goes, as those at the end may stay.
+        let (slots, left) = (state.conns.capacity(), state.conns.len());
+        if slots > 64.max(8 * left) && (left == 0 || left.is_power_of_two()) {
+            state.conns.shrink_to_fit();
+        }
         let reason = conn.closing.map_or(why, |closing| closing.reason);
         self.metrics.closes.with_label_values(&[&*self.chain, reason.label()]).inc();
         self.metrics.clients.with_label_values(&[&*self.chain]).dec();
@@ -207,16 +220,20 @@ impl Shard {
         let is_new = state.streams.find(&stream).is_none();
         let number = state.streams.open(stream);
         let since = state.seq + 1;
+        let digest = self.hasher.hash_one(&bytes);
         let conn = state.conn(key)?;
-        let ordinal = conn.ordinals.take(self.hasher.hash_one(&bytes));
+        let held = conn.subs.iter().filter(|sub| sub.seat.stream == number).map(|sub| sub.seat.ordinal + 1).max();
+        let ordinal = conn.ordinals.next(digest).max(held.unwrap_or(0));
         let n = conn.next_n;
         conn.next_n += 1;
         if conn.subs.is_empty() {
             conn.next_seq = conn.next_seq.max(since);
+            // Most connections have just one.
+            conn.subs.reserve_exact(1);
         }
         let id = || SubId::new(&self.options.id_secret, &self.chain, &bytes, ordinal);
         let (seat, id) = state.streams.join(number, ordinal, Member { conn: key, n, since }, id);
-        state.conn(key)?.subs.push(Sub { n, since, seat, id });
+        state.conn(key)?.subs.push(Sub { n, since, seat });
         self.metrics.streams.with_label_values(&[&*self.chain]).add(i64::from(is_new));
         drop(state);
         self.metrics.subscriptions.with_label_values(&[&*self.chain, label]).inc();
@@ -233,9 +250,15 @@ impl Shard {
         }
         let sub = {
             let mut state = self.state.borrow_mut();
-            let Some(conn) = state.conn(key) else { return false };
-            let Some(at) = conn.subs.iter().position(|sub| sub.id.text() == id) else { return false };
-            conn.subs.remove(at)
+            let State { conns, streams, .. } = &mut *state;
+            let conn = conns.get_mut(key.slot as usize).filter(|conn| conn.generation == key.generation);
+            let Some(conn) = conn else { return false };
+            let is_it = |sub: &Sub| streams.id(sub.seat).text().as_str() == id;
+            let Some(at) = conn.subs.iter().position(is_it) else { return false };
+            let sub = conn.subs.remove(at);
+            let bytes = streams.get(sub.seat.stream).key.canonical_bytes();
+            conn.ordinals.ended(self.hasher.hash_one(&bytes), sub.seat.ordinal);
+            sub
         };
         self.leave(&sub);
         true
@@ -252,6 +275,7 @@ impl Shard {
         let mut state = self.state.borrow_mut();
         let stream = state.streams.get(sub.seat.stream);
         let (key, before) = (stream.key.clone(), state.streams.len());
+        state.left += 1;
         if let Some(moved) = state.streams.leave(sub.seat) {
             let conn = state.conn(moved.conn).expect("a member has a connection");
             let moved = conn.subs.iter_mut().find(|s| s.n == moved.n).expect("a member is a subscription");
@@ -298,18 +322,31 @@ impl Shard {
     /// Waits until no more than `most` bytes are held for the client, or it is gone.
     pub async fn drained(&self, key: ConnKey, most: usize) {
         loop {
-            let socket = match self.state.borrow_mut().conn(key) {
-                Some(conn) if conn.closing.is_none() && conn.outbox.as_ref().is_some_and(|o| o.bytes.own() > most) => {
-                    conn.socket.clone()
+            let room = match self.state.borrow_mut().conn(key) {
+                Some(Conn { closing: None, outbox: Some(outbox), .. }) if outbox.bytes.own() > most => {
+                    outbox.room.clone()
                 }
                 _ => return,
             };
-            // The drain task writes as soon as the socket takes bytes; look again after it.
-            if socket.writable().await.is_err() {
-                return;
-            }
-            tokio::task::yield_now().await;
+            room.notified().await;
         }
+    }
+
+    /// Waits until bytes of the client may be read. Only one task of a connection waits so.
+    pub async fn readable(&self, key: ConnKey) -> io::Result<()> {
+        poll_fn(|cx| match self.state.borrow_mut().conn(key) {
+            Some(conn) => conn.socket.poll_readable(cx),
+            None => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        })
+        .await
+    }
+
+    /// Reads what is there; `WouldBlock` if nothing is.
+    pub fn read(&self, key: ConnKey, buf: &mut [u8]) -> io::Result<usize> {
+        self.state
+            .borrow_mut()
+            .conn(key)
+            .map_or(Err(io::ErrorKind::NotConnected.into()), |conn| conn.socket.try_read(buf))
     }
 
     /// Whether the connection is being closed, so that nothing more is read from it.
@@ -347,13 +384,6 @@ impl Shard {
         self.metrics.bytes_out.with_label_values(&[&*self.chain]).inc_by(n as u64);
     }
 
-    /// A connection got an outbox: the clock watches it, and a task drains it.
-    pub(super) fn attend(self: &Rc<Self>, state: &mut State, key: ConnKey) {
-        state.attention.insert(key);
-        let Some(conn) = state.conn(key) else { return };
-        tokio::task::spawn_local(super::catchup::drain(self.clone(), key, conn.socket.clone()));
-    }
-
     /// Ends a connection with a reason of ours. What is held for it is still offered to its socket for a while.
     pub fn close(self: &Rc<Self>, key: ConnKey, reason: Reason) {
         self.close_with(key, reason, None);
@@ -376,6 +406,7 @@ impl Shard {
             Some(outbox) => {
                 outbox.place = None;
                 outbox.bytes.copy(&bytes);
+                outbox.room.notify_waiters();
             }
             None => match conn.write(&bytes) {
                 Written::All => conn.socket.finish(),

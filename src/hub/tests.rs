@@ -8,6 +8,7 @@
 mod bounds;
 mod client;
 mod model;
+mod tls;
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -81,7 +82,7 @@ impl World {
     fn connect(&mut self) -> Client {
         let (ours, theirs) = client::pair();
         let socket = tokio::net::TcpStream::from_std(ours.try_clone().unwrap()).unwrap();
-        let key = self.shard.attach(Rc::new(Socket::new(socket)));
+        let key = self.shard.attach(Socket::new(socket));
         Client::new(key, (ours, theirs))
     }
 
@@ -95,7 +96,7 @@ impl World {
         let since = self.shard.state.borrow().seq + 1;
         assert!(since <= self.journal.last() + 1, "what is committed after the subscription is owed");
         let id = self.shard.subscribe(client.key, want.key()).expect("the connection is there");
-        let answer = client.subscribed(id.text(), want, since);
+        let answer = client.subscribed(id.text().as_str(), want, since);
         self.shard.send(client.key, answer.as_bytes());
     }
 

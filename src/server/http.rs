@@ -198,8 +198,7 @@ fn upgrade<T: Transport>(
             return plain(StatusCode::BAD_REQUEST, "malformed WebSocket handshake (RFC 6455 section 4.2.1)\n");
         }
     };
-    let sessions = local.sessions.clone();
-    sessions.spawn_local(async move {
+    local.sessions.clone().spawn_local(async move {
         let taken = hyper::upgrade::on(&mut request).await;
         let parts = taken.ok().and_then(|upgraded| upgraded.downcast::<TokioIo<T>>().ok());
         let (Some(parts), Some(limits)) = (parts, peer.limits.borrow_mut().take()) else {
@@ -207,13 +206,15 @@ fn upgrade<T: Transport>(
         };
         count(&local, "ok");
         let counted = peer.counted.borrow_mut().take();
-        drop((peer, request));
-        // What was read behind the handshake, even if it is nothing, would hold hyper's whole buffer for good.
+        // A copy of what was read behind the handshake, mostly nothing: hyper's own buffer is large.
         let first = parts.read_buf.to_vec();
-        drop(parts.read_buf);
         let socket = parts.io.into_inner().into_socket();
-        session::serve(context, socket, &first, limits.into_inner().into_permit()).await;
-        drop(counted);
+        let session = session::serve(context, socket, first, limits.into_inner().into_permit());
+        // A task of its own: this one is as large as the handshake needs it.
+        local.sessions.spawn_local(async move {
+            session.await;
+            drop(counted);
+        });
     });
     answer
 }

@@ -97,21 +97,29 @@ struct Session {
     context: Rc<Context>,
     key: ConnKey,
     limits: RefCell<ConnLimits>,
-    in_flight: Semaphore,
+}
+
+/// What is going on in a session that is not idle.
+struct Talk {
+    reader: Reader,
+    /// Messages that wait for calls.
+    tasks: JoinSet<()>,
+    /// Room for calls under way.
+    room: Rc<Semaphore>,
 }
 
 /// Serves a WebSocket whose handshake is done. `first` are bytes that were read behind the handshake.
-pub async fn serve(context: Rc<Context>, socket: Socket, first: &[u8], permit: Permit) {
-    let socket = Rc::new(socket);
-    let key = context.shard.attach(socket.clone());
-    let session = Rc::new(Session {
-        limits: RefCell::new(ConnLimits::new(permit, context.metrics.clone())),
-        in_flight: Semaphore::new(context.options.calls_in_flight),
-        context: context.clone(),
-        key,
-    });
-    let why = session.read(&socket, first).await;
-    context.shard.detach(key, why);
+///
+/// What waits is small, as there may be very many: while nothing is going on, a session is its limits and the wait for
+/// its socket. All else is in memory only while it is needed.
+pub fn serve(context: Rc<Context>, socket: Socket, first: Vec<u8>, permit: Permit) -> impl Future<Output = ()> {
+    let key = context.shard.attach(socket);
+    let limits = RefCell::new(ConnLimits::new(permit, context.metrics.clone()));
+    let session = Rc::new(Session { context, key, limits });
+    async move {
+        let why = session.wait(first).await;
+        session.context.shard.detach(session.key, why);
+    }
 }
 
 /// Answers a message that came by HTTP; `None` where nothing is to be answered.
@@ -179,64 +187,99 @@ async fn call_all(calls: &Calls, steps: Vec<Step>) -> Vec<Step> {
 }
 
 impl Session {
-    /// Reads until the connection ends, and says why it did.
-    async fn read(self: &Rc<Self>, socket: &Socket, first: &[u8]) -> Reason {
-        let options = &self.context.options;
-        let bounds = reader::Bounds { message: options.message_max_bytes, fragments: options.message_max_fragments };
-        let mut reader = Reader::new(bounds);
-        let mut tasks: JoinSet<()> = JoinSet::new();
-        let over = self.limits.borrow().over().map(|_| Instant::now() + OVER_LIMIT_STAY);
-        let mut whole_by: Option<Instant> = None;
-        if let Some(end) = self.take(&mut reader, first, &mut tasks).await {
-            return self.linger(socket, end).await;
-        }
+    /// Waits for the client until the connection ends, and says why it did.
+    async fn wait(self: &Rc<Self>, first: Vec<u8>) -> Reason {
+        let mut piece = first;
         loop {
-            let deadline = [over, whole_by].into_iter().flatten().min();
-            tokio::select! {
-                ready = socket.readable() => if ready.is_err() { return Reason::PeerGone },
-                Some(_done) = tasks.join_next() => continue,
-                () = sleep_until(deadline) => {
-                    let reason = if over == deadline { Reason::AddressLimit } else { Reason::MessageTimeout };
-                    self.context.shard.close(self.key, reason);
-                    return self.linger(socket, reason).await;
-                }
+            // Who is over a limit is told so in time, though it says nothing.
+            if (!piece.is_empty() || self.limits.borrow().over().is_some())
+                && let Some(end) = Box::pin(self.talk(piece)).await
+            {
+                return end;
             }
-            let read = match read_some(socket) {
+            if self.context.shard.readable(self.key).await.is_err() {
+                return Reason::PeerGone;
+            }
+            piece = match self.read_some() {
                 Read::Bytes(bytes) => bytes,
-                Read::Nothing => continue,
+                Read::Nothing => Vec::new(),
                 Read::End => return Reason::PeerGone,
             };
+        }
+    }
+
+    /// Acts on a piece that was read, and on what follows, until nothing is under way any more. Returns why the
+    /// connection ends, if it does.
+    async fn talk(self: &Rc<Self>, mut piece: Vec<u8>) -> Option<Reason> {
+        let options = &self.context.options;
+        let bounds = reader::Bounds { message: options.message_max_bytes, fragments: options.message_max_fragments };
+        let room = Rc::new(Semaphore::new(options.calls_in_flight));
+        let mut talk = Talk { reader: Reader::new(bounds), tasks: JoinSet::new(), room };
+        let over = self.limits.borrow().over().map(|_| Instant::now() + OVER_LIMIT_STAY);
+        let mut whole_by: Option<Instant> = None;
+        loop {
             self.context.shard.heard(self.key);
-            if let Some(end) = self.take(&mut reader, &read, &mut tasks).await {
-                return self.linger(socket, end).await;
+            if let Some(end) = self.take(&mut talk, &piece).await {
+                return Some(self.linger(end).await);
             }
             if self.context.shard.is_closing(self.key) {
-                return self.linger(socket, Reason::PeerGone).await;
+                return Some(self.linger(Reason::PeerGone).await);
             }
             // What is partial after a whole message began just now.
-            let begun = whole_by.filter(|_| reader.is_same_partial());
+            let begun = whole_by.filter(|_| talk.reader.is_same_partial());
             let waits = Instant::now();
             self.context.shard.drained(self.key, options.held_max_bytes).await;
             // While we do not read, the client is not late.
             let begun = begun.map_or_else(|| Instant::now() + options.message_timeout, |by| by + waits.elapsed());
-            whole_by = reader.is_partial().then_some(begun);
+            whole_by = talk.reader.is_partial().then_some(begun);
+            let deadline = [over, whole_by].into_iter().flatten().min();
+            piece = loop {
+                if deadline.is_none() && talk.tasks.is_empty() {
+                    return None;
+                }
+                tokio::select! {
+                    ready = self.context.shard.readable(self.key) => if ready.is_err() { return Some(Reason::PeerGone) },
+                    Some(_done) = talk.tasks.join_next() => continue,
+                    () = sleep_until(deadline) => {
+                        let reason = if over == deadline { Reason::AddressLimit } else { Reason::MessageTimeout };
+                        self.context.shard.close(self.key, reason);
+                        return Some(self.linger(reason).await);
+                    }
+                }
+                match self.read_some() {
+                    Read::Bytes(bytes) => break bytes,
+                    Read::Nothing => {}
+                    Read::End => return Some(Reason::PeerGone),
+                }
+            };
         }
     }
 
     /// A close frame is out: waits for the client's end of the connection. The shard's clock bounds the wait.
-    async fn linger(&self, socket: &Socket, why: Reason) -> Reason {
-        while socket.readable().await.is_ok() && !matches!(read_some(socket), Read::End) {}
+    async fn linger(&self, why: Reason) -> Reason {
+        while self.context.shard.readable(self.key).await.is_ok() && !matches!(self.read_some(), Read::End) {}
         why
     }
 
+    /// Reads what is there. The large buffer lives on the stack of this call only, not in each connection's task.
+    fn read_some(&self) -> Read {
+        let mut buf = [0; READ_BYTES];
+        match self.context.shard.read(self.key, &mut buf) {
+            Ok(0) => Read::End,
+            Ok(n) => Read::Bytes(buf[..n].to_vec()),
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => Read::Nothing,
+            Err(_) => Read::End,
+        }
+    }
+
     /// Acts on bytes that were read. Returns why the connection ends, if it does.
-    async fn take(self: &Rc<Self>, reader: &mut Reader, bytes: &[u8], tasks: &mut JoinSet<()>) -> Option<Reason> {
+    async fn take(self: &Rc<Self>, talk: &mut Talk, bytes: &[u8]) -> Option<Reason> {
         let shard = &self.context.shard;
-        for event in reader.feed(bytes) {
+        for event in talk.reader.feed(bytes) {
             match event {
                 Event::Message(text) => {
                     self.pace().await;
-                    self.message(&text, tasks);
+                    self.message(&text, talk);
                 }
                 Event::Ping(payload) => {
                     self.pace().await;
@@ -266,7 +309,7 @@ impl Session {
         }
     }
 
-    fn message(self: &Rc<Self>, text: &[u8], tasks: &mut JoinSet<()>) {
+    fn message(self: &Rc<Self>, text: &[u8], talk: &mut Talk) {
         let options = &self.context.options;
         let mut limits = self.limits.borrow_mut();
         let mut work = protocol::plan(text, &options.bounds, Transport::WebSocket, &mut |ask| limits.ask(ask));
@@ -275,7 +318,7 @@ impl Session {
         let refused = if waits { limits.ask(Ask::Slot).err() } else { None };
         drop(limits);
         if waits && refused.is_none() {
-            tasks.spawn_local(self.clone().work_later(work));
+            talk.tasks.spawn_local(self.clone().work_later(work, talk.room.clone()));
             return;
         }
         if let Some(error) = refused {
@@ -286,9 +329,9 @@ impl Session {
         self.finish(work.batch, steps);
     }
 
-    async fn work_later(self: Rc<Self>, work: Work) {
+    async fn work_later(self: Rc<Self>, work: Work, room: Rc<Semaphore>) {
         let _busy = Busy::new(&self.context);
-        let permit = self.in_flight.acquire().await.expect("it is never closed");
+        let permit = room.acquire().await.expect("it is never closed");
         let steps = call_all(&self.context.calls, work.steps).await;
         // An answer that waits for the client to read keeps its place: no more of them are made meanwhile.
         // A large one waits until it fits: a client that reads, if slowly, gets all that it asked for.
@@ -332,7 +375,7 @@ impl Session {
             }
             Step::Subscribe { id, stream } => {
                 let subscription = shard.subscribe(self.key, stream)?;
-                Some(rpc::answer(&id, &format!("\"{}\"", subscription.text())))
+                Some(rpc::answer(&id, &format!("\"{}\"", subscription.text().as_str())))
             }
             Step::Unsubscribe { id, subscription } => {
                 let ended = shard.unsubscribe(self.key, &subscription);
@@ -366,17 +409,6 @@ enum Read {
     Bytes(Vec<u8>),
     Nothing,
     End,
-}
-
-/// Reads what is there. The large buffer lives on the stack of this call only, not in each connection's task.
-fn read_some(socket: &Socket) -> Read {
-    let mut buf = [0; READ_BYTES];
-    match socket.try_read(&mut buf) {
-        Ok(0) => Read::End,
-        Ok(n) => Read::Bytes(buf[..n].to_vec()),
-        Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => Read::Nothing,
-        Err(_) => Read::End,
-    }
 }
 
 /// Calls are answered with the error, and those that want no answer are dropped: none may be run.

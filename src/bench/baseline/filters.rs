@@ -61,7 +61,7 @@ fn filter(n: u32) -> Filter {
 /// An index of the first so many filters.
 fn index_of(filters: u32) -> Index {
     let mut index = Index::new(RandomState::new());
-    (0..filters).for_each(|n| index.insert(n, filter(n).into()));
+    (0..filters).for_each(|n| index.insert(n, filter(n)));
     index
 }
 
@@ -108,7 +108,7 @@ pub(super) fn upkeep(filters: u32) -> Measure {
     let (mut index, mut parsed) = (Index::new(RandomState::new()), Vec::with_capacity(texts.len()));
     timed("parse_us", &mut || parsed.extend(texts.iter().map(|text| parse(text, &bounds).expect("it is a filter"))));
     let mut parsed = parsed.into_iter();
-    timed("insert_us", &mut || (0..filters).zip(&mut parsed).for_each(|(n, filter)| index.insert(n, filter.into())));
+    timed("insert_us", &mut || (0..filters).zip(&mut parsed).for_each(|(n, filter)| index.insert(n, filter)));
     timed("remove_us", &mut || (0..filters).for_each(|n| index.remove(n)));
     measure
 }
