@@ -13,12 +13,14 @@ use crate::chain::Log;
 use crate::devnode::TRANSFER_TOPIC;
 use crate::filter::{Bounds, Filter, Index, parse};
 
-/// Logs whose matching is timed without a break.
-const LOGS: u32 = 1_000;
+/// Logs of a block.
+const LOGS: u32 = 200;
 /// How often each index has its turn in a run.
-const TURNS: u32 = 50;
+const TURNS: u32 = 100;
 /// From one log's filter to the next.
 const STEP: u32 = 7_919;
+/// Memory that is passed over between two blocks, as a broadcast does: the caches then hold neither index.
+const PASSED_BYTES: usize = 64 << 20;
 
 fn address(n: u32) -> Address {
     Address::from_word(word(n))
@@ -63,8 +65,8 @@ fn index_of(filters: u32) -> Index {
     index
 }
 
-/// Nanoseconds a log of each index: the one with few filters and the one with very many, in turns, a match a log. No log
-/// comes twice if there are as many filters, as on a chain.
+/// Nanoseconds a log of each index: the one with few filters and the one with very many, in turns, a block at a time and a
+/// match a log. No log comes twice where there are as many filters, as on a chain.
 pub(super) fn matching(few: u32, many: u32) -> Result<Measure, String> {
     let mut measure = Measure::default();
     let mut sides = [("ns_a_log_few", few), ("ns_a_log_many", many)].map(|(name, filters)| {
@@ -72,9 +74,13 @@ pub(super) fn matching(few: u32, many: u32) -> Result<Measure, String> {
         let logs: Vec<Log> = (0..LOGS * TURNS).map(|n| log(n.wrapping_mul(STEP) % filters)).collect();
         (name, index_of(filters), logs, Duration::ZERO)
     });
+    let mut passed = vec![0_u8; PASSED_BYTES];
     for turn in 0..TURNS {
         for (_, index, logs, spent) in &mut sides {
-            let block = &logs[(turn * LOGS) as usize..][..LOGS as usize];
+            passed.fill(u8::try_from(turn % 256).expect("a byte"));
+            std::hint::black_box(&mut passed);
+            // They have just been read.
+            let block = logs[(turn * LOGS) as usize..][..LOGS as usize].to_vec();
             let (mut hits, started) = (0, Instant::now());
             block.iter().for_each(|log| index.matching(log, |_| hits += 1));
             *spent += started.elapsed();
