@@ -76,6 +76,9 @@ impl Drop for Counted {
     }
 }
 
+/// Connections that are accepted before they are handed over.
+const TOGETHER: usize = 32;
+
 /// A connection on its way to a shard thread.
 #[derive(Debug)]
 pub struct Accepted {
@@ -88,14 +91,14 @@ pub struct Accepted {
 #[derive(Debug, Clone)]
 pub struct WorkerHandle {
     connections: Arc<AtomicUsize>,
-    queue: mpsc::Sender<Accepted>,
+    queue: mpsc::Sender<Vec<Accepted>>,
 }
 
 impl WorkerHandle {
     /// A handle and the queue's other end. The queue is short: a thread that does not take is passed over.
     #[must_use]
-    pub fn new() -> (Self, mpsc::Receiver<Accepted>) {
-        let (queue, taken) = mpsc::channel(64);
+    pub fn new() -> (Self, mpsc::Receiver<Vec<Accepted>>) {
+        let (queue, taken) = mpsc::channel(4);
         (Self { connections: Arc::default(), queue }, taken)
     }
 }
@@ -127,14 +130,21 @@ impl Acceptor {
                 () = stop.cancelled() => return Ok(()),
                 ready = listener.readable() => ready?,
             };
-            match ready.try_io(|listener| accept(listener.get_ref())) {
-                Ok(Ok((stream, peer))) => self.take(stream, peer).await,
-                Ok(Err(error)) => {
-                    // Out of descriptors, mostly: accepting at once again would spin.
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+            // Handed over together: a thread that is woken for each would take turns with this one.
+            let (mut waiting, mut failed) = (Vec::new(), None);
+            while waiting.len() < TOGETHER && failed.is_none() {
+                match ready.try_io(|listener| accept(listener.get_ref())) {
+                    Ok(Ok((stream, peer))) => waiting.extend(self.admit(stream, peer)),
+                    Ok(Err(error)) => failed = Some(error),
+                    Err(_would_block) => break,
                 }
-                Err(_would_block) => {}
+            }
+            drop(ready);
+            hand_over(&self.workers, waiting).await;
+            if let Some(error) = failed {
+                // Out of descriptors, mostly: accepting at once again would spin.
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
     }
@@ -143,14 +153,16 @@ impl Acceptor {
         self.metrics.refusals.with_label_values(&[limit, "server"]).inc();
     }
 
-    async fn take(&self, stream: TcpStream, peer: IpAddr) {
+    /// Counts a connection in and gives it to a thread, unless there are too many.
+    fn admit(&self, stream: TcpStream, peer: IpAddr) -> Option<(usize, Accepted)> {
         self.metrics.connections_total.inc();
         let in_all: usize = self.workers.iter().map(|w| w.connections.load(Ordering::Relaxed)).sum();
         if in_all >= self.options.connections_max {
-            return self.refuse("connections");
+            self.refuse("connections");
+            return None;
         }
         let permit = self.addresses.admit(peer);
-        hand_over(&self.workers, Carrier::Tcp(stream), permit, &self.metrics).await;
+        Some(assign(&self.workers, Carrier::Tcp(stream), permit, &self.metrics))
     }
 }
 
@@ -171,24 +183,27 @@ fn accept(listener: &TcpListener) -> io::Result<(TcpStream, IpAddr)> {
     Ok((stream.into(), peer.map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.ip())))
 }
 
-/// Gives a connection to the thread with the fewest.
-async fn hand_over(workers: &[WorkerHandle], carrier: Carrier, permit: Permit, metrics: &Metrics) {
-    let mut workers: Vec<&WorkerHandle> = workers.iter().collect();
-    workers.sort_by_key(|w| w.connections.load(Ordering::Relaxed));
-    let least = workers[0];
-    let slot = match workers.iter().find_map(|w| w.queue.try_reserve().ok().map(|slot| (*w, slot))) {
-        Some(found) => found,
-        // All are busy: wait for the one with the fewest; the kernel's backlog holds who comes meanwhile.
-        None => match least.queue.reserve().await {
-            Ok(slot) => (least, slot),
-            Err(_) => return,
-        },
-    };
-    let (worker, slot) = slot;
+/// Chooses the thread with the fewest connections, of those that take what they are given.
+fn assign(workers: &[WorkerHandle], carrier: Carrier, permit: Permit, metrics: &Metrics) -> (usize, Accepted) {
+    let burden = |worker: &WorkerHandle| (worker.queue.capacity() == 0, worker.connections.load(Ordering::Relaxed));
+    let (at, worker) =
+        workers.iter().enumerate().min_by_key(|(_, worker)| burden(worker)).expect("there is at least one thread");
     worker.connections.fetch_add(1, Ordering::Relaxed);
     metrics.connections.inc();
     let counted = Counted { count: worker.connections.clone(), metrics: metrics.clone() };
-    slot.send(Accepted { carrier, permit, counted });
+    (at, Accepted { carrier, permit, counted })
+}
+
+/// Gives connections to their threads, each all of its own at once. Waits while all threads are busy: the kernel's
+/// backlog holds who comes meanwhile.
+async fn hand_over(workers: &[WorkerHandle], accepted: Vec<(usize, Accepted)>) {
+    let mut shares: Vec<Vec<Accepted>> = workers.iter().map(|_| Vec::new()).collect();
+    accepted.into_iter().for_each(|(at, accepted)| shares[at].push(accepted));
+    for (worker, share) in workers.iter().zip(shares).filter(|(_, share)| !share.is_empty()) {
+        if worker.queue.send(share).await.is_err() {
+            tracing::debug!("connections came while the gateway stops");
+        }
+    }
 }
 
 /// Gives a connection in memory to a shard thread, as an acceptor does with one of its own.
@@ -199,5 +214,5 @@ pub(crate) async fn hand_in_memory(
     permit: Permit,
     metrics: &Metrics,
 ) {
-    hand_over(workers, Carrier::Memory(end), permit, metrics).await;
+    hand_over(workers, vec![assign(workers, Carrier::Memory(end), permit, metrics)]).await;
 }

@@ -98,7 +98,7 @@ pub(super) struct Peer {
 
 impl Worker {
     /// Serves what comes through `queue` until stopped, then drains.
-    pub async fn run(self, mut queue: mpsc::Receiver<Accepted>, stop: CancellationToken) {
+    pub async fn run(self, mut queue: mpsc::Receiver<Vec<Accepted>>, stop: CancellationToken) {
         let tasks = LocalSet::new();
         let shards = CancellationToken::new();
         tasks
@@ -110,7 +110,7 @@ impl Worker {
                         // A shard ends early only by a panic; its clients would wait for events for ever.
                         Some(_ended) = shard_tasks.join_next() => break,
                         accepted = queue.recv() => match accepted {
-                            Some(accepted) => local.clone().start(accepted),
+                            Some(accepted) => accepted.into_iter().for_each(|one| local.clone().start(one)),
                             None => break,
                         },
                     }
@@ -118,7 +118,7 @@ impl Worker {
                 // What was accepted is served, if only to be told to come back.
                 queue.close();
                 while let Some(accepted) = queue.recv().await {
-                    local.clone().start(accepted);
+                    accepted.into_iter().for_each(|one| local.clone().start(one));
                 }
                 local.drain().await;
                 shards.cancel();
