@@ -116,6 +116,7 @@ section! {
         listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 8080)),
         admin: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 9464)),
         shards: usize = 0,
+        compression: bool = false,
         page: bool = true,
         ready_head_age_max: Span = secs(60),
         ping_interval: Span = secs(25),

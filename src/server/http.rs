@@ -14,6 +14,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
 
+use super::extensions;
 use super::transport::Transport;
 use super::worker::{Local, Peer};
 use crate::rpc;
@@ -182,6 +183,13 @@ async fn answer_body(
     answer
 }
 
+/// The extension that a client gets, of those that it offers.
+fn extension(local: &Local, headers: &HeaderMap) -> Option<HeaderValue> {
+    let offered = headers.get_all(header::SEC_WEBSOCKET_EXTENSIONS).iter();
+    let accepted = local.options.compression.then(|| extensions::accept(offered.filter_map(|v| v.to_str().ok())))?;
+    accepted.map(|value| HeaderValue::from_str(&value).expect("it is ASCII"))
+}
+
 /// Accepts a WebSocket; the session starts when the answer is out.
 fn upgrade<T: Transport>(
     local: Rc<Local>,
@@ -190,7 +198,7 @@ fn upgrade<T: Transport>(
     mut request: Request<Incoming>,
 ) -> Answer {
     let count = |local: &Local, outcome: &str| local.metrics.handshakes.with_label_values(&[outcome]).inc();
-    let answer = match create_response_with_body(&request, Full::default) {
+    let mut answer = match create_response_with_body(&request, Full::default) {
         Ok(answer) => answer,
         Err(error) => {
             count(&local, "malformed");
@@ -198,6 +206,9 @@ fn upgrade<T: Transport>(
             return plain(StatusCode::BAD_REQUEST, "malformed WebSocket handshake (RFC 6455 section 4.2.1)\n");
         }
     };
+    let extension = extension(&local, request.headers());
+    let compressed = extension.is_some();
+    answer.headers_mut().extend(extension.map(|value| (header::SEC_WEBSOCKET_EXTENSIONS, value)));
     local.sessions.clone().spawn_local(async move {
         let taken = hyper::upgrade::on(&mut request).await;
         let parts = taken.ok().and_then(|upgraded| upgraded.downcast::<TokioIo<T>>().ok());
@@ -209,7 +220,7 @@ fn upgrade<T: Transport>(
         // A copy of what was read behind the handshake, mostly nothing: hyper's own buffer is large.
         let first = parts.read_buf.to_vec();
         let socket = parts.io.into_inner().into_socket();
-        let session = session::serve(context, socket, first, limits.into_inner().into_permit());
+        let session = session::serve(context, socket, compressed, first, limits.into_inner().into_permit());
         // A task of its own: this one is as large as the handshake needs it.
         local.sessions.spawn_local(async move {
             session.await;
