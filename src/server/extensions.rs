@@ -10,23 +10,22 @@ use crate::deflate::WINDOW_BITS;
 ///
 /// No context is taken over in either direction: one compressed frame serves all clients, and an idle one holds nothing.
 pub(super) fn accept<'a>(offered: impl Iterator<Item = &'a str>) -> Option<String> {
-    let offers = offered.flat_map(|value| split(value, ','));
-    offers.filter_map(deflate_window).next().map(|window| {
-        let mut answer = "permessage-deflate; server_no_context_takeover; client_no_context_takeover".to_owned();
-        if window.is_some() {
-            write!(answer, "; server_max_window_bits={WINDOW_BITS}").expect("writing to memory does not fail");
-        }
-        answer
-    })
+    let mut offers = offered.flat_map(|value| split(value, ','));
+    let bounded = offers.find_map(is_window_bounded)?;
+    let mut answer = "permessage-deflate; server_no_context_takeover; client_no_context_takeover".to_owned();
+    if bounded {
+        write!(answer, "; server_max_window_bits={WINDOW_BITS}").expect("writing to memory does not fail");
+    }
+    Some(answer)
 }
 
-/// The window that the offer asks for, if it does; `None` if the offer is not to be accepted.
-fn deflate_window(offer: &str) -> Option<Option<u8>> {
+/// Whether an offer of permessage-deflate bounds our window; `None` if the offer is another or cannot be accepted.
+fn is_window_bounded(offer: &str) -> Option<bool> {
     let mut parts = split(offer, ';').map(str::trim);
     if parts.next()? != "permessage-deflate" {
         return None;
     }
-    let (mut seen, mut window) = (Vec::new(), None);
+    let (mut seen, mut bounded) = (Vec::new(), false);
     for part in parts {
         let (name, value) = match part.split_once('=') {
             Some((name, value)) => (name.trim_end(), Some(value.trim_start())),
@@ -41,12 +40,15 @@ fn deflate_window(offer: &str) -> Option<Option<u8>> {
             ("server_no_context_takeover" | "client_no_context_takeover" | "client_max_window_bits", None) => {}
             ("client_max_window_bits", Some(value)) => drop(bits(value)?),
             ("server_max_window_bits", Some(value)) => {
-                window = Some(bits(value).filter(|bits| *bits >= WINDOW_BITS)?);
+                bounded = bits(value)? >= WINDOW_BITS;
+                if !bounded {
+                    return None;
+                }
             }
             _ => return None,
         }
     }
-    Some(window)
+    Some(bounded)
 }
 
 /// A size of a window, quoted or not: 8 to 15, without leading zeros (RFC 7692 §7.1.2).

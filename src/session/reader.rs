@@ -347,8 +347,9 @@ mod tests {
         ]
         .concat();
         let message = || Event::Message(text.to_vec());
-        let (ping, pong) = (Event::Ping(b"p".to_vec()), Event::Pong(Vec::new()));
-        let want = [message(), ping, pong, message(), Event::Message(b"plain".to_vec()), message()];
+        let between = [Event::Ping(b"p".to_vec()), Event::Pong(Vec::new())];
+        let plain = Event::Message(b"plain".to_vec());
+        let want: Vec<Event> = [message()].into_iter().chain(between).chain([message(), plain, message()]).collect();
         assert_eq!(read_compressed(&frames), want);
         let mut reader = Reader::new(BOUNDS, true);
         let pieces = frames.iter().flat_map(|byte| reader.feed(&[*byte]));
@@ -360,7 +361,7 @@ mod tests {
         let text = compressed(&[b'z'; 300]);
         for (bytes, reason) in [
             (frame(0xc1, &compressed(&[b'z'; 301])), Reason::TooBig),
-            (frame(0xc1, &compressed(&[b' '; 1 << 20])[..300]), Reason::TooBig),
+            (frame(0xc1, &compressed(&vec![b' '; 1 << 20])[..300]), Reason::TooBig),
             (frame(0xc1, &[0xff; 20]), Reason::Corrupt),
             (frame(0xc1, &text[..text.len() - 3]), Reason::Corrupt),
             (frame(0xc1, &[]), Reason::Corrupt),
