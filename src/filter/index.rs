@@ -1,201 +1,236 @@
 //! From a log to the filters that want it, at a cost that does not grow with their number.
 //!
-//! Filters are grouped by shape: which of address and topics they fix, and how many topics they need. Within a shape
-//! every combination of fixed values is a key of one hash table, so a log costs one look-up a shape in use (at most
-//! 32 × 5). A filter whose lists multiply to too many combinations is keyed by fewer positions. A hit is always
-//! checked with [`Filter::matches`], so keys may be digests and may cover only part of a filter. Pure.
+//! Filters are grouped by shape: which of address and topics they fix, and how many topics they need; there are 62. In
+//! most filters the fixed values have few combinations, and each is a key of the shape's table: a log costs one look-up
+//! a shape in use, and what it finds wants the log. Where the combinations are more than the values, values are listed
+//! one by one and crossed ([`Crossed`]). So a filter has at most as many entries as it has values, or [`MOST_KEYS`], and
+//! which lists it shares with others does not matter. Ranges of blocks are a matter of [`Ranges`].
+//!
+//! What bounds the cost of a log, whatever filters there are: 62 look-ups; for each shape with long lists a word for 32
+//! filters and place; and one check for each filter that is found, which wants the log unless bits of a digest collide.
+//! Digests are made with a secret key, so nobody can choose values that collide: a value's own is `SipHash`, and that of a
+//! combination is the sum of those of its values. A check reads the filter itself, so a collision costs time and is
+//! never a wrong answer. Pure.
 
-use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::sync::Arc;
 
-use hashbrown::HashTable;
-
-use super::Filter;
+use super::canonical::{Filter, Parts};
+use super::crossed::Crossed;
+use super::ranges::{Ranges, Turn};
+use super::table::Table;
 use crate::chain::Log;
 
-/// Most keys of one filter before a position is left out of its shape.
-const MOST_KEYS: usize = 256;
+/// Keys of a filter that are always taken, although it has fewer values.
+const MOST_KEYS: usize = 16;
 
-/// Which positions are keyed: bit 0 is the address, bits 1 to 4 the topics; and the number of topics needed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// Filters that one call of [`Index::advance`] moves: about a millisecond.
+const MOST_TURNS: usize = 1_024;
+
+/// Places of values: the address and four topics.
+const PLACES: usize = 5;
+
+/// Which places are fixed: bit 0 is the address, bits 1 to 4 the topics; and the number of topics needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Shape {
     mask: u8,
     needed: u8,
+    /// Whether values are listed one by one.
+    crossed: bool,
 }
 
 impl Shape {
-    fn fixes(self, position: usize) -> bool {
-        self.mask & (1 << position) != 0
+    fn of(parts: &Parts<'_>) -> Self {
+        let lengths = || (0..PLACES).map(|place| parts.alternatives(place)).filter(|n| *n > 0);
+        let combinations = lengths().fold(1, usize::saturating_mul);
+        Self {
+            mask: (0..PLACES).filter(|place| parts.alternatives(*place) > 0).fold(0, |mask, place| mask | 1 << place),
+            needed: u8::try_from(parts.needed).expect("at most four"),
+            crossed: combinations > MOST_KEYS.max(lengths().sum()),
+        }
     }
+
+    fn places(self) -> impl Iterator<Item = usize> {
+        (0..PLACES).filter(move |place| self.mask & (1 << place) != 0)
+    }
+}
+
+/// The filters of a shape.
+#[derive(Debug)]
+enum Shelf {
+    /// Keyed by every combination of their values.
+    Keyed(Table),
+    /// Keyed by their values.
+    Crossed(Crossed),
 }
 
 /// The index. Ids are the caller's, dense small numbers.
 #[derive(Debug)]
 pub struct Index {
     hasher: RandomState,
-    filters: HashMap<u32, Arc<Filter>>,
-    shapes: Vec<(Shape, HashTable<(u64, u32)>)>,
+    /// By id.
+    filters: Vec<Option<Filter>>,
+    len: usize,
+    shelves: Vec<(Shape, Shelf)>,
+    ranges: Ranges,
 }
 
 impl Index {
     /// An empty index; the hasher's keys keep clients from choosing values that collide.
     #[must_use]
     pub fn new(hasher: RandomState) -> Self {
-        Self { hasher, filters: HashMap::new(), shapes: Vec::new() }
+        Self { hasher, filters: Vec::new(), len: 0, shelves: Vec::new(), ranges: Ranges::default() }
     }
 
     /// Number of filters held.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.filters.len()
+        self.len
     }
 
     /// Whether no filter is held.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.filters.is_empty()
+        self.len == 0
     }
 
     /// Adds a filter under an id that is not in use.
-    pub fn insert(&mut self, id: u32, filter: Arc<Filter>) {
-        let shape = shape_of(&filter);
-        let at = self.shapes.iter().position(|(s, _)| *s == shape).unwrap_or_else(|| {
-            self.shapes.push((shape, HashTable::new()));
-            self.shapes.len() - 1
-        });
-        let table = &mut self.shapes[at].1;
-        for key in keys(&filter, shape, &self.hasher) {
-            table.insert_unique(key, (key, id), |entry| entry.0);
+    pub fn insert(&mut self, id: u32, filter: Filter) {
+        let at = id as usize;
+        if at >= self.filters.len() {
+            self.filters.resize(at + 1, None);
         }
-        let previous = self.filters.insert(id, filter);
-        assert!(previous.is_none(), "filter id {id} is in use");
+        assert!(self.filters[at].is_none(), "filter id {id} is in use");
+        self.len += 1;
+        self.admit(id, &filter);
+        self.filters[at] = Some(filter);
     }
 
     /// Takes a filter out again; unknown ids are ignored.
     pub fn remove(&mut self, id: u32) {
-        let Some(filter) = self.filters.remove(&id) else { return };
-        let shape = shape_of(&filter);
-        let at = self.shapes.iter().position(|(s, _)| *s == shape).expect("its shape was made when it came");
-        let table = &mut self.shapes[at].1;
-        for key in keys(&filter, shape, &self.hasher) {
-            if let Ok(entry) = table.find_entry(key, |entry| *entry == (key, id)) {
-                entry.remove();
+        let Some(filter) = self.filters.get_mut(id as usize).and_then(Option::take) else { return };
+        self.len -= 1;
+        let parts = filter.parts();
+        if self.ranges.dismiss(id, parts.first, parts.last) {
+            self.withdraw(id, &filter);
+        }
+        while let Some(None) = self.filters.last() {
+            self.filters.pop();
+        }
+        if self.filters.len() * 4 < self.filters.capacity() {
+            self.filters.shrink_to(self.filters.len() * 2);
+        }
+    }
+
+    /// Hears that the chain has reached a block, and moves filters that begin there or have ended. Returns whether more
+    /// are left to move: call again, others first if they wait. Never calling it costs time but no log.
+    pub fn advance(&mut self, number: u64) -> bool {
+        self.ranges.hear(number);
+        for _ in 0..MOST_TURNS {
+            let Some(turn) = self.ranges.turn() else { return false };
+            let (Turn::Begins(id) | Turn::Ends(id)) = turn;
+            let filter = self.filters[id as usize].clone().expect("what has a range is held");
+            match turn {
+                Turn::Begins(_) => self.admit(id, &filter),
+                Turn::Ends(_) => self.withdraw(id, &filter),
             }
         }
-        if table.is_empty() {
-            self.shapes.swap_remove(at);
-        }
+        true
     }
 
     /// Calls `hit` once with the id of each filter that wants the log, in no order.
     pub fn matching(&self, log: &Log, mut hit: impl FnMut(u32)) {
-        for (shape, table) in &self.shapes {
-            if log.topics.len() < usize::from(shape.needed) {
-                continue;
+        self.candidates(log, |id| {
+            if self.filters[id as usize].as_ref().is_some_and(|filter| filter.matches(log)) {
+                hit(id);
             }
-            let key = digest(&self.hasher, *shape, |position| match position {
-                0 => log.address.as_slice(),
-                n => log.topics[n - 1].as_slice(),
-            });
-            for (_, id) in table.iter_hash(key).filter(|entry| entry.0 == key) {
-                if self.filters[id].matches(log) {
-                    hit(*id);
-                }
+        });
+    }
+
+    /// Calls `see` once with the id of each filter that may want the log. Returns the steps that this took: look-ups,
+    /// words of crowds, and filters seen.
+    fn candidates(&self, log: &Log, mut see: impl FnMut(u32)) -> usize {
+        let (mut steps, mut seen) = (0, 0);
+        let mut see = |id| {
+            seen += 1;
+            see(id);
+        };
+        let mut digests = [0; PLACES];
+        digests[0] = self.digest(0, log.address.as_slice());
+        for (place, topic) in (1..PLACES).zip(&log.topics) {
+            digests[place] = self.digest(place, topic.as_slice());
+        }
+        for (shape, shelf) in self.shelves.iter().filter(|(shape, _)| usize::from(shape.needed) <= log.topics.len()) {
+            let values = shape.places().map(|place| digests[place]);
+            steps += 1;
+            match shelf {
+                Shelf::Keyed(table) => table.get(values.fold(0, u64::wrapping_add)).for_each(&mut see),
+                Shelf::Crossed(crossed) => steps += crossed.candidates(values, &mut see),
             }
         }
+        self.ranges.others(log.block_number).for_each(&mut see);
+        steps + seen
     }
-}
 
-/// How many alternatives a filter has at a position; 0 for any.
-fn alternatives(filter: &Filter, position: usize) -> usize {
-    match position {
-        0 => filter.addresses.len(),
-        n => filter.topics.get(n - 1).map_or(0, |any| any.len()),
+    /// Lists a filter if its blocks are those of now.
+    fn admit(&mut self, id: u32, filter: &Filter) {
+        let parts = filter.parts();
+        if !self.ranges.admit(id, parts.first, parts.last) {
+            return;
+        }
+        let shape = Shape::of(&parts);
+        let at = self.shelves.iter().position(|(other, _)| *other == shape).unwrap_or_else(|| {
+            let empty = if shape.crossed { Shelf::Crossed(Crossed::new()) } else { Shelf::Keyed(Table::new()) };
+            self.shelves.push((shape, empty));
+            self.shelves.len() - 1
+        });
+        let keys = self.keys(shape, &parts);
+        match &mut self.shelves[at].1 {
+            Shelf::Keyed(table) => keys.for_each(|key| table.add(key, id)),
+            Shelf::Crossed(crossed) => crossed.add(id, keys),
+        }
     }
-}
 
-/// The shape under which a filter is kept: its fixed positions, less the longest lists while there are too many keys.
-fn shape_of(filter: &Filter) -> Shape {
-    let mut fixed: Vec<(usize, usize)> = (0..5).map(|p| (alternatives(filter, p), p)).filter(|(n, _)| *n > 0).collect();
-    fixed.sort_unstable();
-    while fixed.len() > 1 && fixed.iter().map(|(n, _)| *n).product::<usize>() > MOST_KEYS {
-        fixed.pop();
-    }
-    let needed = u8::try_from(filter.topics.len()).expect("at most four positions are read");
-    Shape { mask: fixed.iter().fold(0, |mask, (_, p)| mask | 1 << p), needed }
-}
-
-/// The keys of a filter: one for every combination of the values that its shape fixes.
-fn keys(filter: &Filter, shape: Shape, hasher: &RandomState) -> Vec<u64> {
-    let fixed: Vec<usize> = (0..5).filter(|p| shape.fixes(*p)).collect();
-    let total: usize = fixed.iter().map(|p| alternatives(filter, *p)).product();
-    let key = |mut combination: usize| {
-        digest(hasher, shape, |position| {
-            let n = alternatives(filter, position);
-            let choice = combination % n;
-            combination /= n;
-            match position {
-                0 => filter.addresses[choice].as_slice(),
-                n => filter.topics[n - 1][choice].as_slice(),
+    /// Takes a listed filter out of its lists.
+    fn withdraw(&mut self, id: u32, filter: &Filter) {
+        let parts = filter.parts();
+        let shape = Shape::of(&parts);
+        let at = self.shelves.iter().position(|(other, _)| *other == shape).expect("its shelf was made when it came");
+        let keys = self.keys(shape, &parts);
+        let is_empty = match &mut self.shelves[at].1 {
+            Shelf::Keyed(table) => {
+                keys.for_each(|key| table.take(key, id));
+                table.is_empty()
             }
-        })
-    };
-    (0..total).map(key).collect()
-}
-
-/// Digest of the values at a shape's fixed positions, asked for in ascending order.
-fn digest<'a>(hasher: &RandomState, shape: Shape, mut value: impl FnMut(usize) -> &'a [u8]) -> u64 {
-    let mut state = hasher.build_hasher();
-    for position in (0..5).filter(|p| shape.fixes(*p)) {
-        state.write(value(position));
+            Shelf::Crossed(crossed) => {
+                crossed.take(id, keys);
+                crossed.is_empty()
+            }
+        };
+        if is_empty {
+            self.shelves.swap_remove(at);
+        }
     }
-    state.finish()
+
+    /// What a filter is listed under: its values, or their combinations.
+    fn keys(&self, shape: Shape, parts: &Parts<'_>) -> std::vec::IntoIter<u64> {
+        let values = |place| parts.values(place).map(move |value| self.digest(place, value));
+        if shape.crossed {
+            return shape.places().flat_map(values).collect::<Vec<_>>().into_iter();
+        }
+        let combine = |keys: Vec<u64>, place| {
+            values(place).flat_map(|value| keys.iter().map(move |key| value.wrapping_add(*key))).collect()
+        };
+        shape.places().fold(vec![0], combine).into_iter()
+    }
+
+    /// The digest of a value at a place.
+    fn digest(&self, place: usize, value: &[u8]) -> u64 {
+        let mut state = self.hasher.build_hasher();
+        state.write_usize(place);
+        state.write(value);
+        state.finish()
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::tests::{any_filter, any_log};
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(512))]
-        /// Equal to the naive matcher, also after half of the filters were taken out again.
-        #[test]
-        fn finds_what_the_naive_matcher_finds(
-            filters in prop::collection::vec(any_filter(), 0..30),
-            logs in prop::collection::vec(any_log(), 0..30),
-        ) {
-            let mut index = Index::new(RandomState::new());
-            for (id, filter) in filters.iter().enumerate() {
-                index.insert(u32::try_from(id).unwrap(), Arc::new(filter.clone()));
-            }
-            for keep in [1, 2] {
-                for log in &logs {
-                    let mut found = Vec::new();
-                    index.matching(log, |id| found.push(id as usize));
-                    found.sort_unstable();
-                    let naive: Vec<usize> = (0..filters.len()).filter(|id| id % keep == 0 && filters[*id].matches(log)).collect();
-                    prop_assert_eq!(found, naive);
-                }
-                for id in (0..filters.len()).filter(|id| id % 2 == 1) {
-                    index.remove(u32::try_from(id).unwrap());
-                }
-            }
-            for id in 0..filters.len() {
-                index.remove(u32::try_from(id).unwrap());
-            }
-            prop_assert!(index.is_empty() && index.shapes.is_empty());
-        }
-    }
-
-    #[test]
-    fn long_lists_are_keyed_by_fewer_positions() {
-        let any = |n: u16| (0..n).map(|i| alloy_primitives::B256::left_padding_from(&i.to_be_bytes())).collect();
-        let filter = Filter::new(vec![], vec![any(400), any(3), any(1000)]);
-        let shape = shape_of(&filter);
-        assert_eq!((shape.mask, shape.needed), (0b00100, 3));
-        assert_eq!(keys(&filter, shape, &RandomState::new()).len(), 3);
-    }
-}
+mod tests;

@@ -6,12 +6,10 @@
 use alloy_primitives::{Address, B256};
 use serde_json::{Map, Value};
 
-use super::Filter;
+use super::{Filter, POSITIONS};
 
 /// Most alternatives that Geth itself takes (v1.17.0, eth/filters: maxSubTopics and maxAddresses).
 const GETH_ALTERNATIVES: usize = 1000;
-/// A log has at most four topics.
-const POSITIONS: usize = 4;
 
 /// Bounds of ours on a filter.
 #[derive(Debug, Clone)]

@@ -38,6 +38,12 @@ const SHARED_REST_MAX: usize = if cfg!(test) { 5_000 } else { 256 * 1024 };
 /// Delivers one entry of the journal to every connection that is owed something of it.
 pub(super) async fn deliver(shard: &Rc<Shard>, entry: &Arc<Entry>, compressor: &mut Compressor) {
     let started = Instant::now();
+    if let Update::Head(header) = &entry.update {
+        // Many filters may begin or end with a block; reads and new clients are served between portions of them.
+        while shard.state.borrow_mut().streams.index.advance(header.number) {
+            tokio::task::yield_now().await;
+        }
+    }
     shard.state.borrow_mut().take_up(entry);
     if matches!(entry.update, Update::Gap) {
         return shard.close_subscribers();

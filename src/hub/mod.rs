@@ -33,7 +33,6 @@ mod timers;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::chain::Feed;
@@ -52,7 +51,7 @@ pub enum StreamKey {
     /// `newHeads`.
     Heads,
     /// `logs` with a filter.
-    Logs(Arc<Filter>),
+    Logs(Filter),
     /// Passed through from the nodes, best effort.
     Feed(Feed),
 }
@@ -78,7 +77,7 @@ impl StreamKey {
     pub fn canonical_bytes(&self) -> Vec<u8> {
         match self {
             Self::Heads => b"newHeads".to_vec(),
-            Self::Logs(filter) => [b"logs".as_slice(), &filter.canonical_bytes()].concat(),
+            Self::Logs(filter) => [b"logs".as_slice(), filter.canonical_bytes()].concat(),
             Self::Feed(feed) => [b"feed".as_slice(), feed.0.as_bytes()].concat(),
         }
     }

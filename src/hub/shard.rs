@@ -211,6 +211,11 @@ impl Shard {
         state.compressed -= usize::from(conn.compressed);
         self.metrics.compressed_clients.with_label_values(&[&*self.chain]).sub(i64::from(conn.compressed));
         state.attention.remove(&key);
+        // The slots at the end, once a crowd has gone; not at each one that goes, as those at the end may stay.
+        let (slots, left) = (state.conns.capacity(), state.conns.len());
+        if slots > 64.max(8 * left) && (left == 0 || left.is_power_of_two()) {
+            state.conns.shrink_to_fit();
+        }
         let reason = conn.closing.map_or(why, |closing| closing.reason);
         self.metrics.closes.with_label_values(&[&*self.chain, reason.label()]).inc();
         self.metrics.clients.with_label_values(&[&*self.chain]).dec();

@@ -224,6 +224,9 @@ impl Streams {
         let group = stream.group(seat.ordinal).expect("a seat is in a group");
         group.members.swap_remove(seat.at as usize);
         let moved = group.members.get(seat.at as usize).copied();
+        if group.members.capacity() > 64.max(8 * group.members.len()) {
+            group.members.shrink_to(2 * group.members.len());
+        }
         if group.members.is_empty() {
             stream.close(seat.ordinal);
             if stream.groups().next().is_none() {

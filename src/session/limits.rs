@@ -172,6 +172,10 @@ impl Drop for Permit {
             counts.subscriptions -= self.subscriptions;
             if counts.connections == 0 {
                 table.addresses.remove(&self.key);
+                if table.addresses.capacity() > 64.max(8 * table.addresses.len()) {
+                    let few = 2 * table.addresses.len();
+                    table.addresses.shrink_to(few);
+                }
             }
         }
         if let Some(site) = self.key.site()

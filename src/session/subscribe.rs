@@ -2,8 +2,6 @@
 //!
 //! Knows what kinds there are. Pure.
 
-use std::sync::Arc;
-
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -51,7 +49,7 @@ pub fn stream(
         ("eth", "logs") => {
             let filter = rest.first().ok_or_else(|| rpc::invalid_params("missing value for required argument 1"))?;
             options(rest, 1)?;
-            Ok(StreamKey::Logs(Arc::new(filter::parse(filter.get(), bounds).map_err(|refusal| refused(refusal, ask))?)))
+            Ok(StreamKey::Logs(filter::parse(filter.get(), bounds).map_err(|refusal| refused(refusal, ask))?))
         }
         ("eth", "newPendingTransactions") => {
             let (full, at) = match rest.first().map(|raw| json(raw)) {

@@ -40,10 +40,10 @@ impl Want {
         match self {
             Self::Heads => StreamKey::Heads,
             Self::Feed => StreamKey::Feed(feed()),
-            Self::Logs(address, topic) => StreamKey::Logs(Arc::new(Filter::new(
+            Self::Logs(address, topic) => StreamKey::Logs(Filter::new(
                 address.map(Address::repeat_byte).into_iter().collect(),
                 topic.map(|topic| vec![B256::repeat_byte(topic)]).into_iter().collect(),
-            ))),
+            )),
         }
     }
 
