@@ -213,8 +213,10 @@ impl Walk<'_> {
     fn write_told(&mut self, state: &mut State, key: ConnKey, mut told: &[Told<'_>]) {
         while !told.is_empty() {
             self.piece.clear();
-            let mut encode =
-                |(item, _, source): &Told<'_>| self.compressor.push(&mut self.piece, source, self.items.result(*item));
+            let mut encode = |(item, _, source): &Told<'_>| match self.plan.frame(source, *item) {
+                Some(frame) => self.piece.copy(frame),
+                None => self.compressor.push(&mut self.piece, source, self.items.result(*item)),
+            };
             // The one that fills it is its last.
             let count = told.iter().position(|one| encode(one) >= PIECE).map_or(told.len(), |last| last + 1);
             let conn = &mut state.conns[key.slot as usize];

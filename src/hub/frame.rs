@@ -102,6 +102,14 @@ pub(super) struct Batch {
     pub(super) ends: Vec<u32>,
 }
 
+impl Batch {
+    /// The frame with this number.
+    pub(super) fn frame(&self, number: usize) -> &[u8] {
+        let start = number.checked_sub(1).map_or(0, |before| self.ends[before] as usize);
+        &self.bytes[start..self.ends[number] as usize]
+    }
+}
+
 /// Collects a [`Batch`], or frames that are written at once.
 #[derive(Debug, Default)]
 pub(super) struct BatchBuilder {
@@ -114,6 +122,13 @@ impl BatchBuilder {
     pub(super) fn push(&mut self, id: &IdText, result: &[Bytes]) -> usize {
         notification(&mut self.bytes, id, result);
         self.ends.push(u32::try_from(self.bytes.len()).expect("a node's message is bounded far below 4 GiB"));
+        self.bytes.len()
+    }
+
+    /// Adds a frame that there is already. Returns how many bytes there are.
+    pub(super) fn copy(&mut self, frame: &[u8]) -> usize {
+        self.bytes.put_slice(frame);
+        self.ends.push(u32::try_from(self.bytes.len()).expect("it is bounded as a batch is"));
         self.bytes.len()
     }
 

@@ -166,6 +166,12 @@ impl Plan {
         self.source(delivery.source)
     }
 
+    /// A source's frame for one of its items, where it is encoded ahead.
+    pub(super) fn frame<'a>(&self, source: &'a Source, item: u32) -> Option<&'a [u8]> {
+        let batch = source.ahead.as_ref()?;
+        Some(batch.frame(self.hits[source.hits.clone()].partition_point(|hit| hit.1 < item)))
+    }
+
     /// The items of a source, in order.
     pub(super) fn items(&self, source: &Source) -> impl Iterator<Item = u32> {
         self.hits[source.hits.clone()].iter().map(|(_, item)| *item)

@@ -11,8 +11,9 @@ use tokio::sync::oneshot;
 use self::judge::{Oracle, plain_log};
 use crate::alloy_client::{self, Options, Start};
 use crate::harness::geth::{COUNTER_CALL, Geth, class_topic, hex};
+use crate::harness::stage::CHAIN;
 use crate::harness::tools::{self, Program};
-use crate::harness::{Gateway, GatewayOptions};
+use crate::harness::{Gateway, GatewayOptions, until};
 
 /// Blocks that every client must have.
 const BLOCKS: u64 = 20;
@@ -21,12 +22,27 @@ const CLASS: u64 = 1;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn six_stock_clients_receive_exactly_the_chain() {
+    receive_exactly_the_chain("false", 0).await;
+}
+
+/// viem, ethers, web3.js and web3.py offer compression by themselves.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn six_stock_clients_receive_exactly_the_chain_where_compression_is_on() {
+    receive_exactly_the_chain("true", 4).await;
+}
+
+async fn receive_exactly_the_chain(compression: &str, compressed: i64) {
     let geth = Geth::start().await;
     let contract = geth.deploy_tick().await;
-    let gateway = Gateway::start(GatewayOptions::upstream(geth.ws_url())).await;
+    let options = GatewayOptions::upstream(geth.ws_url()).set("server.compression", compression);
+    let gateway = Gateway::start(options).await;
     let traffic = geth.traffic(&contract);
 
-    let (first, documents) = follow(&geth, &gateway.ws_url(), &contract).await;
+    let gauge = gateway.metrics.compressed_clients.with_label_values(&[CHAIN]);
+    let url = gateway.ws_url();
+    let all = follow(&geth, &url, &contract);
+    let watched = async { until("those that can have negotiated it", async || gauge.get() == compressed).await };
+    let ((first, documents), ()) = tokio::join!(all, watched);
     drop(traffic);
     let oracle = oracle(&geth, &contract, first, &documents).await;
     let faults: Vec<_> = documents.iter().flat_map(|document| judge::faults(document, &oracle)).collect();
