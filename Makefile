@@ -33,6 +33,6 @@ docker: ## the image and the compose file, under a Docker engine of the test's o
 docs: ## build the API documentation, warnings are errors
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
 
-bench: ## compare the gateway with a bare send loop, and print the table of docs/performance.md
+bench: ## compare the gateway with a bare send loop and other servers: the table of docs/performance.md
 	$(CARGO) build --locked --release
-	target/release/chaincast bench
+	target/release/chaincast bench --baseline

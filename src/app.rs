@@ -111,7 +111,7 @@ pub async fn run(
     metrics: Metrics,
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    let public = listen(listeners.public).context("server.listen")?;
+    let public = listeners.public;
     let admin = listen(listeners.admin).context("server.admin")?;
     tracing::info!(public = %public.local_addr()?, admin = %admin.local_addr()?, "chaincast is listening");
     metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
@@ -130,13 +130,17 @@ pub async fn run(
     let ended = CancellationToken::new();
     let (workers, threads) = start_workers(&options, &chains, &metrics, (&accepting, &ended))?;
     let acceptor = Acceptor {
-        listener: public,
         options: options.server.clone(),
         addresses: session::Addresses::new(options.limits.clone()),
         workers,
         metrics: metrics.clone(),
     };
-    tasks.spawn(acceptor.run(accepting.clone()));
+    let accepted = acceptor.run(public, accepting.clone());
+    tasks.spawn(async move {
+        if let Err(error) = accepted.await {
+            tracing::error!(%error, "server.listen: the socket cannot be listened on");
+        }
+    });
 
     let early = tokio::select! {
         () = stop => None,

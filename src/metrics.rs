@@ -86,6 +86,7 @@ metrics! {
     compressed_clients: IntGaugeVec("chaincast_compressed_clients", "Open WebSocket clients that negotiated compression", &["chain"]);
     connections_total: IntCounter("chaincast_connections_accepted_total", "TCP connections taken on the public listener");
     handshakes: IntCounterVec("chaincast_handshakes_total", "WebSocket upgrades by outcome", &["outcome"]);
+    tls_handshakes: IntCounterVec("chaincast_tls_handshakes_total", "TLS handshakes on the public listener by outcome", &["outcome"]);
     subscriptions: IntGaugeVec("chaincast_subscriptions", "Open subscriptions by kind", &["chain", "kind"]);
     streams: IntGaugeVec("chaincast_streams", "Distinct streams (equal subscriptions share one)", &["chain"]);
     deliveries: IntCounterVec("chaincast_deliveries_total", "Notifications handed to sockets, by kind", &["chain", "kind"]);

@@ -1,4 +1,4 @@
-//! `chaincast bench`: measures an endpoint, or compares the gateway with a bare `send` loop on this machine.
+//! `chaincast bench`: measures an endpoint, or compares the gateway with other servers on this machine.
 //!
 //! Owns the flags and where results go: the report to standard output, progress to standard error.
 
@@ -7,23 +7,27 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 
 use super::{FAILED, wrong};
-use crate::bench::{self, Comparison, Run, Subscription};
+use crate::bench::{self, Baseline, Mode, Peer, Run, Subscription};
 
 /// The flags of `bench`.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a flag")]
 pub(super) struct Bench {
-    /// Measure this WebSocket endpoint, whose node makes the blocks [default: compare the gateway with a bare loop].
-    #[arg(long, value_name = "WS_URL")]
+    /// Measure this WebSocket endpoint, whose node makes the blocks.
+    #[arg(long, value_name = "WS_URL", required_unless_present = "baseline", conflicts_with = "baseline")]
     url: Option<String>,
-    /// Connections, each with one subscription; with commas several comparisons [default: 1000,5000, with --url 1000].
-    #[arg(long, value_name = "N", value_delimiter = ',')]
-    clients: Vec<usize>,
-    /// Blocks to measure [default: as many as make 200,000 deliveries, with --url 10].
-    #[arg(long, value_name = "N")]
-    blocks: Option<usize>,
+    /// Take any certificate of a wss:// endpoint; none is checked otherwise either, so wss:// needs this.
+    #[arg(long, requires = "url")]
+    insecure: bool,
+    /// Connections, each with one subscription.
+    #[arg(long, value_name = "N", default_value_t = 1_000, requires = "url")]
+    clients: usize,
+    /// Blocks to measure.
+    #[arg(long, value_name = "N", default_value_t = 10, requires = "url")]
+    blocks: usize,
     /// Subscribe to newHeads; the default.
-    #[arg(long, conflicts_with = "logs")]
+    #[arg(long, conflicts_with = "logs", requires = "url")]
     heads: bool,
     /// Subscribe to logs.
     #[arg(long, requires = "url")]
@@ -31,12 +35,33 @@ pub(super) struct Bench {
     /// The filter of the logs.
     #[arg(long, value_name = "JSON", default_value = "{}", requires = "logs")]
     filter: String,
-    /// The server's process: measures its CPU time and memory.
+    /// So many per cent of further clients that subscribe and never read.
+    #[arg(long, value_name = "PERCENT", default_value_t = 0, requires = "url", conflicts_with_all = ["storm", "idle"])]
+    stuck: usize,
+    /// Offer permessage-deflate, which the endpoint must take.
+    #[arg(long, requires = "url")]
+    compress: bool,
+    /// Only connect and subscribe, as fast as the endpoint takes it.
+    #[arg(long, requires = "url", conflicts_with = "idle")]
+    storm: bool,
+    /// Only connect and subscribe, and let all go again: what that leaves of the memory of --pid.
+    #[arg(long, requires_all = ["url", "pid"])]
+    idle: bool,
+    /// The endpoint's process: measures its CPU time and memory.
     #[arg(long, value_name = "PID", requires = "url")]
     pid: Option<u32>,
+    /// Compare the gateway with a bare `send` loop and with other servers, and print the table of docs/performance.md.
+    #[arg(long)]
+    baseline: bool,
+    /// Rows of the table [default: all].
+    #[arg(long, value_name = "ROW", value_delimiter = ',', requires = "baseline")]
+    only: Vec<String>,
     /// Rounds of the comparison.
-    #[arg(long, value_name = "N", default_value_t = 5, conflicts_with = "url")]
+    #[arg(long, value_name = "N", default_value_t = 5, requires = "baseline")]
     rounds: usize,
+    /// The share of every load of the comparison that is put on, for a quick look.
+    #[arg(long, value_name = "SHARE", default_value_t = 1.0, requires = "baseline")]
+    scale: f64,
     /// Print the report as JSON.
     #[arg(long)]
     json: bool,
@@ -46,9 +71,10 @@ pub(super) struct Bench {
 
 #[derive(Debug, Subcommand)]
 enum Part {
-    /// The bare loop of the comparison, in the process of its own that `bench` starts.
+    /// A server of the comparison, in the process of its own that `bench` starts.
     #[command(hide = true)]
-    ServeFloor {
+    Serve {
+        peer: Peer,
         #[arg(long)]
         upstream: String,
         #[arg(long)]
@@ -58,18 +84,12 @@ enum Part {
 
 /// Runs the command.
 pub(super) fn run(bench: &Bench) -> ExitCode {
-    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
-        eprintln!("cannot raise the descriptor limit: {error}");
-    }
-    if bench.clients.contains(&0) || bench.blocks == Some(0) || bench.rounds == 0 {
-        return wrong(&"--clients, --blocks, --rounds: at least 1");
-    }
-    if serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&bench.filter).is_err() {
-        return wrong(&"--filter: a JSON object");
+    if let Err(why) = check(bench) {
+        return wrong(&why);
     }
     let result = match (&bench.part, &bench.url) {
-        (Some(Part::ServeFloor { upstream, clients }), _) => {
-            bench::serve_floor(upstream, *clients).map(|()| ExitCode::SUCCESS)
+        (Some(Part::Serve { peer, upstream, clients }), _) => {
+            bench::serve(*peer, upstream, *clients).map(|()| ExitCode::SUCCESS)
         }
         (None, Some(url)) => measure(bench, url),
         (None, None) => compare(bench),
@@ -80,33 +100,58 @@ pub(super) fn run(bench: &Bench) -> ExitCode {
     })
 }
 
+fn check(bench: &Bench) -> Result<(), String> {
+    if bench.clients == 0 || bench.blocks == 0 || bench.rounds == 0 {
+        return Err("--clients, --blocks, --rounds: at least 1".into());
+    }
+    if bench.scale <= 0.0 || bench.scale > 1.0 {
+        return Err("--scale: above 0, and at most 1".into());
+    }
+    if serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&bench.filter).is_err() {
+        return Err("--filter: a JSON object".into());
+    }
+    let rows = bench::row_names();
+    match bench.only.iter().find(|name| !rows.contains(&name.as_str())) {
+        Some(name) => Err(format!("--only: there is no row {name}; there are {}", rows.join(", "))),
+        None => Ok(()),
+    }
+}
+
 fn measure(bench: &Bench, url: &str) -> anyhow::Result<ExitCode> {
-    let clients = match bench.clients[..] {
-        [] => 1_000,
-        [clients] => clients,
-        _ => return Ok(wrong(&"--clients: one number with --url")),
+    let mode = match (bench.storm, bench.idle) {
+        (true, _) => Mode::Storm,
+        (_, true) => Mode::Idle,
+        _ => Mode::Deliveries,
     };
     let subscription = if bench.logs { Subscription::Logs(bench.filter.clone()) } else { Subscription::Heads };
-    let run = Run { url: url.to_owned(), clients, subscription, blocks: bench.blocks.unwrap_or(10), pid: bench.pid };
-    let measure = bench::measure(&run)?;
+    let measure = bench::measure(&Run {
+        url: url.to_owned(),
+        insecure: bench.insecure,
+        mode,
+        clients: bench.clients,
+        stuck_percent: bench.stuck,
+        subscription,
+        compress: bench.compress,
+        blocks: bench.blocks,
+        pid: bench.pid,
+    })?;
     if bench.json {
         println!("{}", serde_json::to_string_pretty(&measure)?);
     } else {
-        println!("{} clients, {} blocks: {measure}", measure.clients, measure.blocks);
+        println!("{measure}");
     }
     Ok(verdict(usize::from(measure.void.is_some())))
 }
 
 fn compare(bench: &Bench) -> anyhow::Result<ExitCode> {
-    let clients = if bench.clients.is_empty() { vec![1_000, 5_000] } else { bench.clients.clone() };
-    let comparison = Comparison { clients, rounds: bench.rounds, blocks: bench.blocks };
-    let summaries = bench::compare(&comparison, |line| eprintln!("{line}"))?;
+    let baseline = Baseline { only: bench.only.clone(), rounds: bench.rounds, scale: bench.scale };
+    let report = bench::baseline(&baseline, |line| eprintln!("{line}"))?;
     if bench.json {
-        println!("{}", serde_json::to_string_pretty(&summaries)?);
+        println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
-        summaries.iter().for_each(|summary| println!("{summary}"));
+        println!("{report}");
     }
-    Ok(verdict(summaries.iter().map(bench::Summary::void_runs).sum()))
+    Ok(verdict(report.void_runs()))
 }
 
 /// A void run is a failure: what was measured is not what the report would say.

@@ -37,7 +37,7 @@ enum Command {
     Run(Run),
     /// Run the gateway on an embedded development chain; nothing else is needed.
     Demo(demo::Demo),
-    /// Measure an endpoint's fan-out, or compare the gateway with a bare `send` loop on this machine.
+    /// Measure an endpoint's fan-out, or compare the gateway with other servers on this machine.
     Bench(bench::Bench),
     /// Check a configuration file: exit 0, or 2 with every mistake named by its key.
     Check {

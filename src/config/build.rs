@@ -1,10 +1,10 @@
 //! From keys to the components' `Options`, with the checks that concern more than one key.
 //!
-//! Reads no file and no environment.
+//! Reads no environment, and no file but those of the listener's certificate.
 
 use std::collections::HashMap;
 
-use super::keys::{Blooms, Keys, Limits};
+use super::keys::{Blooms, Keys, Limits, Server};
 use crate::upstream::NodeUrl;
 use crate::{app, calls, filter, hub, ingest, journal, rpc, server, session, upstream};
 
@@ -31,7 +31,7 @@ pub(super) fn options(keys: &Keys, mistakes: &mut Vec<String>) -> app::Options {
             n => n,
         },
         ready_head_age_max: keys.server.ready_head_age_max.0,
-        server: server_options(keys),
+        server: server_options(keys, mistakes),
         session: session_options(limits),
         limits: connection_limits(limits),
         hub: hub_options(keys),
@@ -88,7 +88,7 @@ fn chain(keys: &Keys, name: &str) -> app::Chain {
     }
 }
 
-fn server_options(keys: &Keys) -> server::Options {
+fn server_options(keys: &Keys, mistakes: &mut Vec<String>) -> server::Options {
     let limits = &keys.limits;
     server::Options {
         connections_max: match limits.connections_max {
@@ -96,6 +96,11 @@ fn server_options(keys: &Keys) -> server::Options {
             n => n,
         },
         handshakes_max: limits.handshakes_max,
+        tls: tls(&keys.server).unwrap_or_else(|mistake| {
+            mistakes.push(mistake);
+            None
+        }),
+        tls_timeout: limits.tls_timeout.0,
         header_timeout: limits.header_timeout.0,
         header_max_bytes: limits.header_max_bytes,
         headers_max: limits.headers_max,
@@ -108,6 +113,23 @@ fn server_options(keys: &Keys) -> server::Options {
         drain_calls_max: keys.server.drain_calls_max.0,
         drain_clients_max: keys.server.drain_clients_max.0,
     }
+}
+
+/// What the public listener speaks TLS with. The mistake names its key.
+fn tls(server: &Server) -> Result<Option<server::Tls>, String> {
+    const KEYS: [&str; 2] = ["server.tls_certificate_file", "server.tls_key_file"];
+    let lone = |given: &str, left: &str| Err(format!("{left}: must be set, as {given} is: both or neither"));
+    let files = (server.tls_certificate_file.as_deref(), server.tls_key_file.as_deref());
+    let tls = match files {
+        (None, None) => return Ok(None),
+        (Some(_), None) => return lone(KEYS[0], KEYS[1]),
+        (None, Some(_)) => return lone(KEYS[1], KEYS[0]),
+        (Some(certificate), Some(key)) => server::Tls::read(certificate, key),
+    };
+    tls.map(Some).map_err(|wrong| match wrong {
+        server::WrongFile::Certificate(why) => format!("{}: {why}", KEYS[0]),
+        server::WrongFile::Key(why) => format!("{}: {why}", KEYS[1]),
+    })
 }
 
 /// The share of the process's descriptors that connections may have.
@@ -205,6 +227,7 @@ fn check_zeros(keys: &Keys, mistakes: &mut Vec<String>) {
         ("upstream.finality_interval", keys.upstream.finality_interval.0.is_zero()),
         ("limits.message_max_fragments", keys.limits.message_max_fragments == 0),
         ("limits.handshakes_max", keys.limits.handshakes_max == 0),
+        ("limits.tls_timeout", keys.limits.tls_timeout.0.is_zero()),
         ("limits.header_timeout", keys.limits.header_timeout.0.is_zero()),
         ("limits.message_timeout", keys.limits.message_timeout.0.is_zero()),
         ("history.bytes", keys.history.bytes == 0),

@@ -115,6 +115,8 @@ section! {
     Server {
         listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 8080)),
         admin: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 9464)),
+        tls_certificate_file: Option<PathBuf> = None,
+        tls_key_file: Option<PathBuf> = None,
         shards: usize = 0,
         compression: bool = false,
         page: bool = true,
@@ -136,6 +138,7 @@ section! {
         connects_per_second: NonZeroU32 = number(10),
         connects_burst: NonZeroU32 = number(50),
         handshakes_max: usize = 512,
+        tls_timeout: Span = secs(5),
         header_timeout: Span = secs(5),
         header_max_bytes: usize = 8_192,
         headers_max: usize = 64,

@@ -29,6 +29,7 @@ mod shard;
 mod socket;
 mod streams;
 mod timers;
+mod tls;
 
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,7 @@
 mod bounds;
 mod client;
 mod model;
+mod tls;
 
 use std::rc::Rc;
 use std::time::Duration;

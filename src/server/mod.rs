@@ -6,15 +6,19 @@
 mod admin;
 mod extensions;
 mod http;
+mod tls;
 mod transport;
 mod worker;
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use rustix::net::SocketFlags;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +26,7 @@ use crate::metrics::Metrics;
 use crate::session::{Addresses, Permit};
 
 pub use admin::{Readiness, serve_admin};
+pub use tls::{Tls, WrongFile};
 use transport::Carrier;
 pub use worker::{Chain, Worker};
 
@@ -32,6 +37,10 @@ pub struct Options {
     pub connections_max: usize,
     /// Most connections whose handshake is not done.
     pub handshakes_max: usize,
+    /// What clients speak TLS with; without it they speak none.
+    pub tls: Option<Tls>,
+    /// How long a TLS handshake may take.
+    pub tls_timeout: Duration,
     /// How long the head of a request may take.
     pub header_timeout: Duration,
     /// Most bytes of the head of a request.
@@ -96,8 +105,6 @@ impl WorkerHandle {
 
 /// Accepts until stopped.
 pub struct Acceptor {
-    /// The listening socket.
-    pub listener: TcpListener,
     /// Bounds.
     pub options: Options,
     /// Who may connect.
@@ -109,20 +116,28 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    /// Accepts until stopped.
-    pub async fn run(self, stop: CancellationToken) {
+    /// Accepts on a listening socket until stopped. Fails only at once, if it is none.
+    pub async fn run(self, listener: TcpListener, stop: CancellationToken) -> io::Result<()> {
+        prepare(&listener, &self.options)?;
+        // Not tokio's own listener: what it accepts is registered with this thread's reactor, and is to go to another.
+        #[expect(
+            deprecated,
+            reason = "its unsafe successor asks for what std's listener gives: it keeps its descriptor"
+        )]
+        let listener = AsyncFd::with_interest(listener, Interest::READABLE)?;
         loop {
-            let accepted = tokio::select! {
-                () = stop.cancelled() => return,
-                accepted = self.listener.accept() => accepted,
+            let mut ready = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                ready = listener.readable() => ready?,
             };
-            match accepted {
-                Ok((stream, peer)) => self.take(stream, peer).await,
-                Err(error) => {
+            match ready.try_io(|listener| accept(listener.get_ref())) {
+                Ok(Ok((stream, peer))) => self.take(stream, peer).await,
+                Ok(Err(error)) => {
                     // Out of descriptors, mostly: accepting at once again would spin.
                     tracing::warn!(%error, "cannot accept a connection");
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
+                Err(_would_block) => {}
             }
         }
     }
@@ -131,19 +146,32 @@ impl Acceptor {
         self.metrics.refusals.with_label_values(&[limit, "server"]).inc();
     }
 
-    async fn take(&self, stream: tokio::net::TcpStream, peer: SocketAddr) {
+    async fn take(&self, stream: TcpStream, peer: IpAddr) {
         self.metrics.connections_total.inc();
         let in_all: usize = self.workers.iter().map(|w| w.connections.load(Ordering::Relaxed)).sum();
         if in_all >= self.options.connections_max {
             return self.refuse("connections");
         }
-        let carrier = match prepare(stream, &self.options) {
-            Ok(carrier) => carrier,
-            Err(error) => return tracing::debug!(%error, "a connection ended before it was served"),
-        };
-        let permit = self.addresses.admit(peer.ip());
-        hand_over(&self.workers, carrier, permit, &self.metrics).await;
+        let permit = self.addresses.admit(peer);
+        hand_over(&self.workers, Carrier::Tcp(stream), permit, &self.metrics).await;
     }
+}
+
+/// Sets the options that every accepted socket has from the listening one (tcp(7), socket(7): Linux hands them on).
+fn prepare(listener: &TcpListener, options: &Options) -> io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let socket = socket2::SockRef::from(listener);
+    socket.set_tcp_nodelay(true)?;
+    socket.set_send_buffer_size(options.send_buffer_bytes)?;
+    socket.set_tcp_user_timeout(Some(options.tcp_user_timeout))
+}
+
+/// One waiting connection, as a socket that does not block, and who it is.
+fn accept(listener: &TcpListener) -> io::Result<(TcpStream, IpAddr)> {
+    let (stream, peer) = rustix::net::acceptfrom_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
+    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+    // Nobody has an address if the socket is none of IP; it is one for the limits then.
+    Ok((stream.into(), peer.map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.ip())))
 }
 
 /// Gives a connection to the thread with the fewest.
@@ -175,13 +203,4 @@ pub(crate) async fn hand_in_memory(
     metrics: &Metrics,
 ) {
     hand_over(workers, Carrier::Memory(end), permit, metrics).await;
-}
-
-/// Sets the socket's options and takes it off the acceptor's reactor.
-fn prepare(stream: tokio::net::TcpStream, options: &Options) -> std::io::Result<Carrier> {
-    stream.set_nodelay(true)?;
-    let socket = socket2::SockRef::from(&stream);
-    socket.set_send_buffer_size(options.send_buffer_bytes)?;
-    socket.set_tcp_user_timeout(Some(options.tcp_user_timeout))?;
-    stream.try_into()
 }

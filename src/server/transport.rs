@@ -2,10 +2,9 @@
 //!
 //! Owns the table of transports. What is said on them is no concern here.
 
-use std::io;
-
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 
 #[cfg(test)]
 use crate::hub::InMemory;
@@ -23,6 +22,13 @@ impl Transport for TcpStream {
     }
 }
 
+impl Transport for Box<TlsStream<TcpStream>> {
+    fn into_socket(self) -> Socket {
+        let (tcp, conn) = (*self).into_inner();
+        Socket::encrypted(tcp, conn)
+    }
+}
+
 #[cfg(test)]
 impl Transport for Box<dyn InMemory> {
     fn into_socket(self) -> Socket {
@@ -36,13 +42,4 @@ pub(super) enum Carrier {
     Tcp(std::net::TcpStream),
     #[cfg(test)]
     Memory(Box<dyn InMemory>),
-}
-
-/// Takes an accepted stream off the acceptor's reactor.
-impl TryFrom<TcpStream> for Carrier {
-    type Error = io::Error;
-
-    fn try_from(stream: TcpStream) -> io::Result<Self> {
-        stream.into_std().map(Self::Tcp)
-    }
 }

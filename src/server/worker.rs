@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::transport::{Carrier, Transport};
-use super::{Accepted, Counted, Options, http};
+use super::{Accepted, Counted, Options, Tls, http};
 use crate::calls::Calls;
 use crate::chain::FeedEvent;
 use crate::close::Reason;
@@ -174,7 +174,10 @@ impl Local {
         let Accepted { carrier, permit, counted } = accepted;
         match carrier {
             Carrier::Tcp(stream) => match tokio::net::TcpStream::from_std(stream) {
-                Ok(stream) => self.begin(stream, permit, counted),
+                Ok(stream) => match self.options.tls.clone() {
+                    None => self.begin(stream, permit, counted),
+                    Some(tls) => self.begin_tls(tls, stream, permit, counted),
+                },
                 Err(error) => tracing::warn!(%error, "cannot watch a connection"),
             },
             #[cfg(test)]
@@ -183,15 +186,51 @@ impl Local {
     }
 
     fn begin(self: Rc<Self>, stream: impl Transport, permit: Permit, counted: Counted) {
+        let peer = self.peer(permit, counted);
+        let sessions = self.sessions.clone();
+        sessions.spawn_local(self.serve(stream, peer));
+    }
+
+    fn begin_tls(self: Rc<Self>, tls: Tls, stream: tokio::net::TcpStream, permit: Permit, counted: Counted) {
+        let peer = self.peer(permit, counted);
+        let sessions = self.sessions.clone();
+        sessions.spawn_local(self.serve_tls(tls, stream, peer));
+    }
+
+    /// A connection whose handshake begins.
+    fn peer(self: &Rc<Self>, permit: Permit, counted: Counted) -> Rc<Peer> {
         self.handshakes.set(self.handshakes.get() + 1);
         let limits = HttpLimits::new(permit, self.metrics.clone());
-        let peer = Rc::new(Peer {
+        Rc::new(Peer {
             limits: RefCell::new(Some(RefCell::new(limits))),
             counted: RefCell::new(Some(counted)),
             handshake: RefCell::new(Some(Handshake(self.clone()))),
-        });
-        let sessions = self.sessions.clone();
-        sessions.spawn_local(self.serve(stream, peer));
+        })
+    }
+
+    /// Makes the TLS handshake, then speaks HTTP. Until the head of the first request is there, all of it is one
+    /// handshake that is not done.
+    async fn serve_tls(self: Rc<Self>, tls: Tls, stream: tokio::net::TcpStream, peer: Rc<Peer>) {
+        let handshake = tokio::time::timeout(self.options.tls_timeout, tls.handshake(stream));
+        let result = tokio::select! {
+            result = handshake => result,
+            () = self.draining.cancelled() => return,
+        };
+        let count = |outcome: &str| self.metrics.tls_handshakes.with_label_values(&[outcome]).inc();
+        match result {
+            Ok(Ok(stream)) => {
+                count("ok");
+                self.serve(stream, peer).await;
+            }
+            Ok(Err(error)) => {
+                count("failed");
+                tracing::debug!(%error, "a TLS handshake failed");
+            }
+            Err(_) => {
+                count("timeout");
+                self.metrics.refusals.with_label_values(&["tls_timeout", "connection"]).inc();
+            }
+        }
     }
 
     /// Speaks HTTP on a connection until it ends or is upgraded.

@@ -7,11 +7,13 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use self::judge::{Oracle, plain_log};
 use crate::alloy_client::{self, Options, Start};
 use crate::harness::geth::{COUNTER_CALL, Geth, class_topic, hex};
 use crate::harness::stage::CHAIN;
+use crate::harness::tls::Files;
 use crate::harness::tools::{self, Program};
 use crate::harness::{Gateway, GatewayOptions, until};
 
@@ -40,45 +42,92 @@ async fn receive_exactly_the_chain(compression: &str, compressed: i64) {
 
     let gauge = gateway.metrics.compressed_clients.with_label_values(&[CHAIN]);
     let url = gateway.ws_url();
-    let all = follow(&geth, &url, &contract);
+    let all = follow(&geth, &url, &contract, None);
     let watched = async { until("those that can have negotiated it", async || gauge.get() == compressed).await };
     let ((first, documents), ()) = tokio::join!(all, watched);
     drop(traffic);
-    let oracle = oracle(&geth, &contract, first, &documents).await;
-    let faults: Vec<_> = documents.iter().flat_map(|document| judge::faults(document, &oracle)).collect();
     assert_eq!(documents.len(), tools::CLIENT_PROGRAMS.len() + 1);
-    assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
+    are_exact(&geth, &contract, first, &documents).await;
     gateway.stop().await;
 }
 
-/// Runs all clients over the same blocks; gives the first of these, and the clients' documents.
-async fn follow(geth: &Geth, url: &str, contract: &str) -> (u64, Vec<Value>) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn five_stock_clients_receive_exactly_the_chain_by_tls() {
+    let geth = Geth::start().await;
+    let contract = geth.deploy_tick().await;
+    let files = Files::new("stock-clients");
+    let gateway = Gateway::start(GatewayOptions::upstream(geth.ws_url()).tls(&files)).await;
+    let traffic = geth.traffic(&contract);
+
+    let authority = files.path("authority.pem");
+    let (first, documents) = follow(&geth, &gateway.ws_url(), &contract, Some(&authority)).await;
+    drop(traffic);
+    assert_eq!(documents.len(), tools::CLIENT_PROGRAMS.len());
+    are_exact(&geth, &contract, first, &documents).await;
+    assert!(gateway.metrics.tls_handshakes.with_label_values(&["ok"]).get() >= 5);
+    gateway.stop().await;
+}
+
+async fn are_exact(geth: &Geth, contract: &str, first: u64, documents: &[Value]) {
+    let oracle = oracle(geth, contract, first, documents).await;
+    let faults: Vec<_> = documents.iter().flat_map(|document| judge::faults(document, &oracle)).collect();
+    assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
+}
+
+/// Alloy, at work in this process.
+struct Alloy {
+    ready: oneshot::Receiver<()>,
+    first: oneshot::Sender<u64>,
+    document: JoinHandle<Value>,
+}
+
+impl Alloy {
+    fn start(options: Options) -> Self {
+        let (ready, is_ready) = oneshot::channel();
+        let (first, begin) = oneshot::channel();
+        let document = tokio::spawn(alloy_client::follow(options, Start { ready, first: begin }));
+        Self { ready: is_ready, first, document }
+    }
+}
+
+/// Runs all clients over the same blocks; gives the first of these, and the clients' documents. Where they are to trust
+/// an authority of the tests' own, alloy is not among them: it knows the system's only.
+async fn follow(geth: &Geth, url: &str, contract: &str, authority: Option<&str>) -> (u64, Vec<Value>) {
     let class = class_topic(CLASS);
     let blocks = BLOCKS.to_string();
-    let mut programs: Vec<_> = tools::CLIENT_PROGRAMS
-        .iter()
-        .map(|name| Program::start(name, tools::client(name).args([url, contract, &class, &blocks])))
-        .collect();
-    let (ready, alloy_ready) = oneshot::channel();
-    let (alloy_begin, first) = oneshot::channel();
-    let options = Options { url: url.to_owned(), contract: contract.to_owned(), class_topic: class, blocks: BLOCKS };
-    let alloy = tokio::spawn(alloy_client::follow(options, Start { ready, first }));
+    // Node reads the one, Python and Go the other.
+    let trust = authority.into_iter().flat_map(|file| [("NODE_EXTRA_CA_CERTS", file), ("SSL_CERT_FILE", file)]);
+    let start = |name: &&str| {
+        let mut command = tools::client(name);
+        command.args([url, contract, &class, &blocks]).envs(trust.clone());
+        Program::start(name, &mut command)
+    };
+    let mut programs: Vec<_> = tools::CLIENT_PROGRAMS.iter().map(start).collect();
+    let options =
+        Options { url: url.to_owned(), contract: contract.to_owned(), class_topic: class.clone(), blocks: BLOCKS };
+    let mut alloy = authority.is_none().then(|| Alloy::start(options));
 
     for program in &mut programs {
         program.ready().await;
     }
-    alloy_ready.await.expect("alloy subscribes");
+    if let Some(alloy) = &mut alloy {
+        (&mut alloy.ready).await.expect("alloy subscribes");
+    }
     let first = geth.head().await + 1;
     for program in &mut programs {
         program.begin(first);
     }
-    alloy_begin.send(first).expect("alloy is still there");
-
     let mut documents = Vec::new();
+    let alloy = alloy.map(|alloy| {
+        alloy.first.send(first).expect("alloy is still there");
+        alloy.document
+    });
     for program in programs {
         documents.push(program.document().await);
     }
-    documents.push(alloy.await.expect("alloy ends well"));
+    if let Some(document) = alloy {
+        documents.push(document.await.expect("alloy ends well"));
+    }
     (first, documents)
 }
 

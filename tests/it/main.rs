@@ -21,5 +21,6 @@ mod sidebyside;
 mod subscriptions;
 mod thousand;
 mod tidy;
+mod tls;
 mod two_geths;
 mod upstreams;

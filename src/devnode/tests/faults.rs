@@ -296,7 +296,7 @@ async fn a_node_may_say_that_it_is_syncing() {
 #[tokio::test]
 async fn any_text_can_be_put_between_the_nodes_own_frames() {
     let (chain, node) = chain_and_node();
-    let (mut socket, _) = soon(tokio_tungstenite::connect_async(node.ws_url())).await.expect("a connection");
+    let (mut socket, _) = soon(Box::pin(tokio_tungstenite::connect_async(node.ws_url()))).await.expect("a connection");
     let mut read = async || soon(socket.next()).await.expect("open").expect("a whole frame").into_text().expect("text");
     assert_eq!(node.faults().send_text("no JSON"), 1);
     assert_eq!(read().await, "no JSON");

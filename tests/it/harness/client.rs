@@ -10,6 +10,8 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
+use super::tls;
+
 /// How long anything may take before a test fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -32,8 +34,7 @@ pub(crate) enum End {
 
 impl Client {
     pub(crate) async fn connect(url: &str) -> Self {
-        let (socket, _) = tokio_tungstenite::connect_async(url).await.expect("the gateway takes WebSockets");
-        Self::over(socket)
+        Self::over(tls::websocket(url, None).await.expect("the gateway takes WebSockets"))
     }
 
     /// On a WebSocket whose handshake is done.

@@ -17,11 +17,13 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 use tokio_util::sync::CancellationToken;
 
 use known::{Filter, Known, filters};
 use sight::{Goal, Sight};
+
+use super::tls;
 
 pub(crate) use sight::Tally;
 
@@ -140,8 +142,8 @@ impl Listener {
     async fn start(url: String, plan: Plan, stage: Arc<Stage>) -> Self {
         // The default of 128 KiB for each client would be most of what this process holds.
         let config = WebSocketConfig::default().read_buffer_size(4096);
-        let connected = connect_async_with_config(url, Some(config), true).await;
-        let (socket, _) = connected.expect("the gateway takes the whole crowd");
+        let connected = tls::websocket(&url, Some(config)).await;
+        let socket = connected.expect("the gateway takes the whole crowd");
         let sight = Sight::new(plan, stage.base);
         let mut listener = Self { socket, subscriptions: Vec::new(), stage, sight };
         // Logs first: a head must come before its logs whatever the order of subscribing.

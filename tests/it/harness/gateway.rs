@@ -9,6 +9,8 @@ use chaincast::metrics::Metrics;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use super::tls::Files;
+
 /// How a gateway is to be started: the defaults, but for the number of connections from one address, which a test
 /// makes from loopback alone.
 #[derive(Debug, Clone)]
@@ -33,6 +35,12 @@ impl GatewayOptions {
             .set("limits.subscriptions_per_address", "100000")
     }
 
+    /// Speaking TLS with these files.
+    pub(crate) fn tls(self, files: &Files) -> Self {
+        self.set("server.tls_certificate_file", &files.path("certificate.pem"))
+            .set("server.tls_key_file", &files.path("key.pem"))
+    }
+
     /// Sets a key of the configuration.
     pub(crate) fn set(mut self, key: &str, value: &str) -> Self {
         let name = format!("CHAINCAST__{}", key.to_uppercase().replace('.', "__"));
@@ -47,6 +55,7 @@ impl GatewayOptions {
 pub(crate) struct Gateway {
     public: std::net::SocketAddr,
     admin: std::net::SocketAddr,
+    tls: bool,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<anyhow::Result<()>>,
     /// What it counts.
@@ -58,6 +67,7 @@ impl Gateway {
     #[expect(clippy::unused_async, reason = "it spawns: being async, it cannot be called outside of a runtime")]
     pub(crate) async fn start(options: GatewayOptions) -> Self {
         let flags = Flags { upstreams: options.upstreams, ..Flags::default() };
+        let tls = options.keys.iter().any(|(name, _)| name == "CHAINCAST__SERVER__TLS_KEY_FILE");
         let config = config::load(&flags, options.keys.into_iter()).expect("the test's configuration is right");
         let bind = || TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
         let listeners = Listeners { public: bind(), admin: bind() };
@@ -68,11 +78,11 @@ impl Gateway {
             // A dropped sender stops it as well.
             drop(stopped.await);
         });
-        Self { public, admin, stop: Some(stop), task: tokio::spawn(running), metrics }
+        Self { public, admin, tls, stop: Some(stop), task: tokio::spawn(running), metrics }
     }
 
     pub(crate) fn ws_url(&self) -> String {
-        format!("ws://{}", self.public)
+        format!("{}://{}", if self.tls { "wss" } else { "ws" }, self.public)
     }
 
     pub(crate) fn http_url(&self) -> String {

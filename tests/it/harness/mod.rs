@@ -10,6 +10,7 @@ pub(crate) mod gateway;
 pub(crate) mod geth;
 pub(crate) mod http;
 pub(crate) mod stage;
+pub(crate) mod tls;
 pub(crate) mod tools;
 pub(crate) mod until;
 pub(crate) mod view;

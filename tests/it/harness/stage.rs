@@ -7,6 +7,7 @@ use chaincast::devnode::{DevNode, DevOptions, SharedChain};
 use super::client::Client;
 use super::gateway::{Gateway, GatewayOptions};
 use super::http;
+use super::tls::Files;
 use super::until::until;
 use super::view::Watcher;
 
@@ -36,9 +37,24 @@ impl Stage {
     pub(crate) async fn start(keys: &[(&str, &str)]) -> Self {
         let chain = new_chain();
         let node = new_node(&chain);
-        let options =
-            keys.iter().fold(GatewayOptions::upstream(node.ws_url()), |all, (key, value)| all.set(key, value));
-        let gateway = Gateway::start(options).await;
+        Self::with(chain, node, |options| options, keys).await
+    }
+
+    /// The same by TLS with these files.
+    pub(crate) async fn start_tls(files: &Files, keys: &[(&str, &str)]) -> Self {
+        let chain = new_chain();
+        let node = new_node(&chain);
+        Self::with(chain, node, |options| options.tls(files), keys).await
+    }
+
+    async fn with(
+        chain: SharedChain,
+        node: DevNode,
+        also: impl FnOnce(GatewayOptions) -> GatewayOptions,
+        keys: &[(&str, &str)],
+    ) -> Self {
+        let options = also(GatewayOptions::upstream(node.ws_url()));
+        let gateway = Gateway::start(keys.iter().fold(options, |all, (key, value)| all.set(key, value))).await;
         gateway.ready().await;
         Self { chain, node, gateway }
     }

@@ -1,4 +1,4 @@
-//! The node that both servers of a comparison listen to: the development chain, with heads of one size.
+//! The node that the servers of the comparison listen to: the development chain, with heads of one size.
 //!
 //! Owns the node's thread. Blocks are made when asked for.
 
@@ -28,7 +28,8 @@ pub(super) struct Node {
 impl Node {
     /// Starts a node on a thread of its own, bound to the cores of the caller.
     pub(super) fn start() -> anyhow::Result<Self> {
-        let chain = SharedChain::new(DevOptions { pending_per_block: 0, ..DevOptions::default() });
+        // One contract, so that one address is that of every log.
+        let chain = SharedChain::new(DevOptions { pending_per_block: 0, tokens: 1, ..DevOptions::default() });
         let listener = TcpListener::bind("127.0.0.1:0").context("the node cannot listen")?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (stop, stopped) = oneshot::channel::<()>();
@@ -48,6 +49,11 @@ impl Node {
     /// Makes a block with so many logs, and announces it. Returns its hash.
     pub(super) fn mine(&self, logs: usize) -> String {
         self.chain.mine(logs).hash.to_string()
+    }
+
+    /// Where every log is from.
+    pub(super) fn emitter(&self) -> String {
+        self.chain.economy().tokens()[0].address.to_string()
     }
 
     /// Waits until a server has subscribed to heads.
