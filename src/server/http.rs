@@ -11,12 +11,10 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
 use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
 
 use super::extensions;
-use super::transport::Transport;
-use super::worker::{Local, Peer};
+use super::worker::{Local, Peer, Upgrade};
 use crate::rpc;
 use crate::session::{self, Context};
 
@@ -45,7 +43,7 @@ fn inline_hash(element: &str) -> String {
 }
 
 /// Answers a request.
-pub(super) async fn answer<T: Transport>(
+pub(super) async fn answer(
     local: Rc<Local>,
     peer: Rc<Peer>,
     request: Request<Incoming>,
@@ -61,7 +59,7 @@ pub(super) async fn answer<T: Transport>(
         peer.handshake.borrow_mut().take();
     }
     let from_a_page = request.headers().contains_key(header::ORIGIN);
-    let mut answer = route::<T>(local, peer, context, request).await;
+    let mut answer = route(&local, &peer, context, request).await;
     if from_a_page {
         let headers = answer.headers_mut();
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
@@ -70,15 +68,10 @@ pub(super) async fn answer<T: Transport>(
     Ok(answer)
 }
 
-async fn route<T: Transport>(
-    local: Rc<Local>,
-    peer: Rc<Peer>,
-    context: Rc<Context>,
-    request: Request<Incoming>,
-) -> Answer {
+async fn route(local: &Local, peer: &Peer, context: Rc<Context>, request: Request<Incoming>) -> Answer {
     match *request.method() {
-        Method::GET if wants_websocket(request.headers()) => upgrade::<T>(local, context, peer, request),
-        Method::POST => post(&local, &context, &peer, request).await,
+        Method::GET if wants_websocket(request.headers()) => upgrade(local, context, peer, &request),
+        Method::POST => post(local, &context, peer, request).await,
         Method::OPTIONS => preflight(request.headers()),
         Method::GET | Method::HEAD if local.options.page => page(),
         Method::GET | Method::HEAD => {
@@ -191,41 +184,18 @@ fn extension(local: &Local, headers: &HeaderMap) -> Option<HeaderValue> {
 }
 
 /// Accepts a WebSocket; the session starts when the answer is out.
-fn upgrade<T: Transport>(
-    local: Rc<Local>,
-    context: Rc<Context>,
-    peer: Rc<Peer>,
-    mut request: Request<Incoming>,
-) -> Answer {
-    let count = |local: &Local, outcome: &str| local.metrics.handshakes.with_label_values(&[outcome]).inc();
-    let mut answer = match create_response_with_body(&request, Full::default) {
-        Ok(answer) => answer,
-        Err(error) => {
-            count(&local, "malformed");
-            tracing::debug!(%error, "a malformed upgrade");
-            return plain(StatusCode::BAD_REQUEST, "malformed WebSocket handshake (RFC 6455 section 4.2.1)\n");
+fn upgrade(local: &Local, context: Rc<Context>, peer: &Peer, request: &Request<Incoming>) -> Answer {
+    match create_response_with_body(request, Full::default) {
+        Ok(mut answer) => {
+            let extension = extension(local, request.headers());
+            *peer.upgrade.borrow_mut() = Some(Upgrade { context, compressed: extension.is_some() });
+            answer.headers_mut().extend(extension.map(|value| (header::SEC_WEBSOCKET_EXTENSIONS, value)));
+            answer
         }
-    };
-    let extension = extension(&local, request.headers());
-    let compressed = extension.is_some();
-    answer.headers_mut().extend(extension.map(|value| (header::SEC_WEBSOCKET_EXTENSIONS, value)));
-    local.sessions.clone().spawn_local(async move {
-        let taken = hyper::upgrade::on(&mut request).await;
-        let parts = taken.ok().and_then(|upgraded| upgraded.downcast::<TokioIo<T>>().ok());
-        let (Some(parts), Some(limits)) = (parts, peer.limits.borrow_mut().take()) else {
-            return count(&local, "lost");
-        };
-        count(&local, "ok");
-        let counted = peer.counted.borrow_mut().take();
-        // A copy of what was read behind the handshake, mostly nothing: hyper's own buffer is large.
-        let first = parts.read_buf.to_vec();
-        let socket = parts.io.into_inner().into_socket();
-        let session = session::serve(context, socket, compressed, first, limits.into_inner().into_permit());
-        // A task of its own: this one is as large as the handshake needs it.
-        local.sessions.spawn_local(async move {
-            session.await;
-            drop(counted);
-        });
-    });
-    answer
+        Err(error) => {
+            local.metrics.handshakes.with_label_values(&["malformed"]).inc();
+            tracing::debug!(%error, "a malformed upgrade");
+            plain(StatusCode::BAD_REQUEST, "malformed WebSocket handshake (RFC 6455 section 4.2.1)\n")
+        }
+    }
 }

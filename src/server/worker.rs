@@ -5,14 +5,17 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::Request;
 use hyper::body::Incoming;
+use hyper::server::conn::http1::{self, Parts};
 use hyper::service::service_fn;
-use hyper::{Request, server::conn::http1};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::AsyncWriteExt;
 use tokio::sync::{broadcast, mpsc};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::Instant;
@@ -89,6 +92,15 @@ pub(super) struct Peer {
     pub(super) limits: RefCell<Option<RefCell<HttpLimits>>>,
     pub(super) counted: RefCell<Option<Counted>>,
     pub(super) handshake: RefCell<Option<Handshake>>,
+    /// Whose WebSocket it becomes when the answer is out.
+    pub(super) upgrade: RefCell<Option<Upgrade>>,
+}
+
+/// What a connection becomes when the answer to its upgrade is out.
+pub(super) struct Upgrade {
+    pub(super) context: Rc<Context>,
+    /// Compression was negotiated.
+    pub(super) compressed: bool,
 }
 
 impl Worker {
@@ -205,6 +217,7 @@ impl Local {
             limits: RefCell::new(Some(RefCell::new(limits))),
             counted: RefCell::new(Some(counted)),
             handshake: RefCell::new(Some(Handshake(self.clone()))),
+            upgrade: RefCell::default(),
         })
     }
 
@@ -235,26 +248,53 @@ impl Local {
 
     /// Speaks HTTP on a connection until it ends or is upgraded.
     async fn serve<T: Transport>(self: Rc<Self>, stream: T, peer: Rc<Peer>) {
-        let draining = self.draining.clone();
         let mut builder = http1::Builder::new();
         builder
             .timer(TokioTimer::new())
             .header_read_timeout(self.options.header_timeout)
             .max_headers(self.options.headers_max)
             .max_buf_size(self.options.header_max_bytes.max(8192));
-        let answer = |request: Request<Incoming>| http::answer::<T>(self.clone(), peer.clone(), request);
-        let connection = builder.serve_connection(TokioIo::new(stream), service_fn(answer)).with_upgrades();
-        tokio::pin!(connection);
+        let answer = |request: Request<Incoming>| Box::pin(http::answer(self.clone(), peer.clone(), request));
+        let mut connection = builder.serve_connection(TokioIo::new(stream), service_fn(answer));
         let result = tokio::select! {
-            result = connection.as_mut() => result,
-            () = draining.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
+            result = poll_fn(|cx| connection.poll_without_shutdown(cx)) => result,
+            () = self.draining.cancelled() => {
+                Pin::new(&mut connection).graceful_shutdown();
+                poll_fn(|cx| connection.poll_without_shutdown(cx)).await
             }
         };
-        if let Err(error) = result {
-            tracing::debug!(%error, "an HTTP connection ended early");
+        let Parts { io, read_buf, .. } = connection.into_parts();
+        match (result, peer.upgrade.take()) {
+            (Ok(()), Some(upgrade)) => self.start_session(io.into_inner(), &read_buf, upgrade, &peer),
+            (Ok(()), None) => {
+                // The end of a peer that is gone already is nothing to tell.
+                let _gone = io.into_inner().shutdown().await;
+            }
+            (Err(error), upgraded) => {
+                tracing::debug!(%error, "an HTTP connection ended early");
+                self.metrics.handshakes.with_label_values(&["lost"]).inc_by(u64::from(upgraded.is_some()));
+            }
         }
+    }
+
+    /// The answer to an upgrade is out: from here on the connection is a session's.
+    fn start_session(&self, stream: impl Transport, read: &[u8], upgrade: Upgrade, peer: &Peer) {
+        let limits = peer.limits.take();
+        let outcome = if limits.is_some() { "ok" } else { "lost" };
+        self.metrics.handshakes.with_label_values(&[outcome]).inc();
+        let Some(limits) = limits else { return };
+        let (counted, handshake) = (peer.counted.take(), peer.handshake.take());
+        // A copy of what was read behind the handshake, mostly nothing: hyper's own buffer is large.
+        let first = read.to_vec();
+        let Upgrade { context, compressed } = upgrade;
+        let permit = limits.into_inner().into_permit();
+        let session = session::serve(context, stream.into_socket(), compressed, first, permit);
+        // A task of its own: that of the handshake is as large as the handshake needs it.
+        self.sessions.spawn_local(async move {
+            session.await;
+            drop(counted);
+        });
+        drop(handshake);
     }
 
     fn contexts(&self) -> impl Iterator<Item = &Rc<Context>> {
