@@ -53,6 +53,23 @@ pub(super) fn connect(
     pid: Option<u32>,
     measure: &mut Measure,
 ) -> Result<(), String> {
+    connecting(fleet, clients, pid, measure).map(drop)
+}
+
+/// The same where nothing else is measured, so that the generator must not be what connects are waiting for.
+pub(super) fn storm(fleet: &mut Fleet, clients: usize, pid: Option<u32>, measure: &mut Measure) -> Result<(), String> {
+    let (before, after) = connecting(fleet, clients, pid, measure)?;
+    after.judge_generator(&before, measure);
+    Ok(())
+}
+
+/// The readings before the first connection and after the last subscription.
+fn connecting(
+    fleet: &mut Fleet,
+    clients: usize,
+    pid: Option<u32>,
+    measure: &mut Measure,
+) -> Result<(Reading, Reading), String> {
     let before = Reading::take(pid, fleet)?;
     fleet.connect(clients)?;
     let after = Reading::take(pid, fleet)?;
@@ -61,7 +78,7 @@ pub(super) fn connect(
     measure.connects_per_second = Some(clients as f64 / wall);
     measure.connects_per_cpu_second = cpu.filter(|cpu| *cpu > 0.0).map(|cpu| clients as f64 / cpu);
     measure.rss_per_client_bytes = after.growth_each(&before, clients);
-    Ok(())
+    Ok((before, after))
 }
 
 /// Connects so many clients, lets all go, and fills in what is left of them in the server's memory.

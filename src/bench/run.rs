@@ -83,7 +83,7 @@ pub fn measure(run: &Run) -> anyhow::Result<Measure> {
     let mut measure = Measure { clients: run.clients, ..Measure::default() };
     let done = match run.mode {
         Mode::Deliveries => deliveries(run, &target, &mut fleet, &mut measure),
-        Mode::Storm => drive::connect(&mut fleet, run.clients, run.pid, &mut measure),
+        Mode::Storm => drive::storm(&mut fleet, run.clients, run.pid, &mut measure),
         Mode::Idle => match run.pid {
             Some(pid) => drive::idle(fleet, run.clients, pid, &mut measure),
             None => anyhow::bail!("--idle needs the server's --pid"),

@@ -137,28 +137,50 @@ impl Index {
         true
     }
 
-    /// Calls `hit` once with the id of each filter that wants the log, in no order.
-    pub fn matching(&self, log: &Log, mut hit: impl FnMut(u32)) {
-        self.candidates(log, |id| {
-            if self.filters[id as usize].as_ref().is_some_and(|filter| filter.matches(log)) {
-                hit(id);
+    /// Calls `hit` once for each log and filter that wants it, with the log's place in `logs` and the filter's id; by log,
+    /// and in no order for one log. Returns for how many logs that was: fewer than all where those have `most` hits.
+    ///
+    /// With very many filters the time goes into waiting for memory. So each kind of reading is done for all logs before
+    /// the next: the processor then waits for several at once.
+    pub fn matching(&self, logs: &[&Log], most: usize, mut hit: impl FnMut(usize, u32)) -> usize {
+        let digests: Vec<_> = logs.iter().map(|log| self.digests(log)).collect();
+        let (mut found, mut done) = (Vec::new(), 0);
+        while done < logs.len() && found.len() < most {
+            self.candidates(logs[done], &digests[done], |id| found.push((done, id)));
+            done += 1;
+        }
+        let filter = |(_, id): &(usize, u32)| self.filters[*id as usize].as_ref();
+        let filters: Vec<Option<&Filter>> = found.iter().map(filter).collect();
+        // The first byte of each brings the rest of it near.
+        std::hint::black_box(
+            filters.iter().flatten().map(|filter| usize::from(filter.canonical_bytes()[0])).sum::<usize>(),
+        );
+        for ((at, id), filter) in found.into_iter().zip(filters) {
+            if filter.is_some_and(|filter| filter.matches(logs[at])) {
+                hit(at, id);
             }
-        });
+        }
+        done
     }
 
-    /// Calls `see` once with the id of each filter that may want the log. Returns the steps that this took: look-ups,
-    /// words of crowds, and filters seen.
-    fn candidates(&self, log: &Log, mut see: impl FnMut(u32)) -> usize {
-        let (mut steps, mut seen) = (0, 0);
-        let mut see = |id| {
-            seen += 1;
-            see(id);
-        };
+    /// The digests of a log's values.
+    fn digests(&self, log: &Log) -> [u64; PLACES] {
         let mut digests = [0; PLACES];
         digests[0] = self.digest(0, log.address.as_slice());
         for (place, topic) in (1..PLACES).zip(&log.topics) {
             digests[place] = self.digest(place, topic.as_slice());
         }
+        digests
+    }
+
+    /// Calls `see` once with the id of each filter that may want the log. Returns the steps that this took: look-ups,
+    /// words of crowds, and filters seen.
+    fn candidates(&self, log: &Log, digests: &[u64; PLACES], mut see: impl FnMut(u32)) -> usize {
+        let (mut steps, mut seen) = (0, 0);
+        let mut see = |id| {
+            seen += 1;
+            see(id);
+        };
         for (shape, shelf) in self.shelves.iter().filter(|(shape, _)| usize::from(shape.needed) <= log.topics.len()) {
             let values = shape.places().map(|place| digests[place]);
             steps += 1;

@@ -72,8 +72,11 @@ impl Shard {
             return Left::More;
         }
         if conn.closing.is_some() {
-            conn.outbox = None;
             conn.socket.finish();
+            if conn.socket.has_unsent() {
+                return Left::More;
+            }
+            conn.outbox = None;
             return Left::Nothing;
         }
         match outbox.place {
@@ -101,7 +104,7 @@ impl Shard {
     }
 
     pub(super) fn count_delivered(&self, items: &Items<'_>, frames: u64) {
-        self.metrics.deliveries.with_label_values(&[&*self.chain, items.label()]).inc_by(frames);
+        self.meters.kind(items.label()).1.inc_by(frames);
     }
 }
 

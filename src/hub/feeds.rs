@@ -36,7 +36,7 @@ pub(super) async fn pass(shard: &Rc<Shard>, event: &FeedEvent) {
                 frames += usize::from(taken > 0);
             }
             shard.count_bytes(sent);
-            shard.metrics.deliveries.with_label_values(&[&*shard.chain, key.label()]).inc_by(frames as u64);
+            shard.meters.kind(key.label()).1.inc_by(frames as u64);
             shard.count_dropped("client_behind", (portion.len() - frames) as u64);
             tokio::task::yield_now().await;
         }

@@ -12,9 +12,13 @@ use super::frame::{Batch, BatchBuilder};
 use super::items::Items;
 use super::shard::State;
 use super::streams::{IdText, Member, Streams};
+use crate::chain::Log;
 
 /// Logs that are matched in one step: some milliseconds. Few in tests, so that entries are cut.
 const SLICE_LOGS: u32 = if cfg!(test) { 3 } else { 4_096 };
+
+/// Logs that are looked up together.
+const AT_ONCE: usize = 32;
 
 /// Pairs of stream and item at which a slice ends.
 const SLICE_HITS: usize = if cfg!(test) { 40 } else { 1 << 20 };
@@ -180,16 +184,21 @@ impl Plan {
 
 /// The streams that want items from `first` on, as pairs of stream and item, sorted; and where the slice ends.
 fn matching(streams: &Streams, items: &Items<'_>, first: u32) -> (Vec<(u32, u32)>, u32) {
-    let mut hits = Vec::new();
-    let most = items.len().min(first.saturating_add(SLICE_LOGS));
-    let mut end = first;
-    while end < most && hits.len() < SLICE_HITS {
-        match items.log(end) {
-            Some(log) => streams.index.matching(log, |stream| hits.push((stream, end))),
-            None => hits.extend(streams.find(&StreamKey::Heads).map(|stream| (stream, end))),
+    let end = items.len().min(first.saturating_add(SLICE_LOGS));
+    let logs: Vec<&Log> = (first..end).map_while(|item| items.log(item)).collect();
+    if logs.is_empty() {
+        return (streams.find(&StreamKey::Heads).map(|stream| (stream, first)).into_iter().collect(), end);
+    }
+    let (mut hits, mut next) = (Vec::new(), first);
+    for logs in logs.chunks(AT_ONCE) {
+        let most = SLICE_HITS - hits.len();
+        let add = |at: usize, stream| hits.push((stream, next + u32::try_from(at).expect("few logs are at once")));
+        let done = streams.index.matching(logs, most, add);
+        next += u32::try_from(done).expect("few logs are at once");
+        if done < logs.len() || hits.len() >= SLICE_HITS {
+            break;
         }
-        end += 1;
     }
     hits.sort_unstable();
-    (hits, end)
+    (hits, next)
 }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::BytesMut;
+use prometheus::{IntCounter, IntGauge};
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -51,9 +52,42 @@ pub struct Shard {
     pub(super) journal: Journal,
     pub(super) options: Options,
     pub(super) metrics: Metrics,
+    pub(super) meters: Meters,
     pub(super) state: RefCell<State>,
     feed_listeners: FeedListeners,
     hasher: RandomState,
+}
+
+/// The metrics that every connection or event moves, looked up once.
+pub(super) struct Meters {
+    clients: IntGauge,
+    compressed: IntGauge,
+    streams: IntGauge,
+    bytes_out: IntCounter,
+    /// Subscriptions and deliveries by [`StreamKey::LABELS`].
+    kinds: [(IntGauge, IntCounter); StreamKey::LABELS.len()],
+}
+
+impl Meters {
+    fn new(metrics: &Metrics, chain: &str) -> Self {
+        let kind = |kind| {
+            let labels = &[chain, kind];
+            (metrics.subscriptions.with_label_values(labels), metrics.deliveries.with_label_values(labels))
+        };
+        Self {
+            clients: metrics.clients.with_label_values(&[chain]),
+            compressed: metrics.compressed_clients.with_label_values(&[chain]),
+            streams: metrics.streams.with_label_values(&[chain]),
+            bytes_out: metrics.bytes_out.with_label_values(&[chain]),
+            kinds: StreamKey::LABELS.map(kind),
+        }
+    }
+
+    /// Subscriptions and deliveries of a kind.
+    pub(super) fn kind(&self, label: &str) -> &(IntGauge, IntCounter) {
+        let at = StreamKey::LABELS.iter().position(|known| *known == label).expect("there are no other labels");
+        &self.kinds[at]
+    }
 }
 
 pub(super) struct State {
@@ -98,6 +132,7 @@ impl Shard {
             shown: (0, 0),
         };
         let shard = Self {
+            meters: Meters::new(&links.metrics, &links.chain),
             chain: links.chain,
             journal: links.journal,
             options,
@@ -189,8 +224,8 @@ impl Shard {
             ping_slot,
         });
         state.compressed += usize::from(compressed);
-        self.metrics.compressed_clients.with_label_values(&[&*self.chain]).add(i64::from(compressed));
-        self.metrics.clients.with_label_values(&[&*self.chain]).inc();
+        self.meters.compressed.add(i64::from(compressed));
+        self.meters.clients.inc();
         key
     }
 
@@ -209,7 +244,7 @@ impl Shard {
         }
         state.wheel.remove(key, conn.ping_slot);
         state.compressed -= usize::from(conn.compressed);
-        self.metrics.compressed_clients.with_label_values(&[&*self.chain]).sub(i64::from(conn.compressed));
+        self.meters.compressed.sub(i64::from(conn.compressed));
         state.attention.remove(&key);
         // The slots at the end, once a crowd has gone; not at each one that goes, as those at the end may stay.
         let (slots, left) = (state.conns.capacity(), state.conns.len());
@@ -218,7 +253,7 @@ impl Shard {
         }
         let reason = conn.closing.map_or(why, |closing| closing.reason);
         self.metrics.closes.with_label_values(&[&*self.chain, reason.label()]).inc();
-        self.metrics.clients.with_label_values(&[&*self.chain]).dec();
+        self.meters.clients.dec();
     }
 
     /// Adds a subscription. The caller writes the answer in the same step, so that nothing comes before it.
@@ -226,7 +261,7 @@ impl Shard {
         let mut state = self.state.borrow_mut();
         state.conn(key)?;
         let bytes = stream.canonical_bytes();
-        let (label, feed) =
+        let (kind, feed) =
             (stream.label(), if let StreamKey::Feed(feed) = &stream { Some(feed.clone()) } else { None });
         let is_new = state.streams.find(&stream).is_none();
         let number = state.streams.open(stream);
@@ -245,9 +280,9 @@ impl Shard {
         let id = || SubId::new(&self.options.id_secret, &self.chain, &bytes, ordinal);
         let (seat, id) = state.streams.join(number, ordinal, Member { conn: key, n, compressed, since }, id);
         state.conn(key)?.subs.push(Sub { n, since, seat });
-        self.metrics.streams.with_label_values(&[&*self.chain]).add(i64::from(is_new));
+        self.meters.streams.add(i64::from(is_new));
         drop(state);
-        self.metrics.subscriptions.with_label_values(&[&*self.chain, label]).inc();
+        self.meters.kind(kind).0.inc();
         if let Some(feed) = feed.filter(|_| is_new) {
             (self.feed_listeners)(&feed, true);
         }
@@ -294,8 +329,8 @@ impl Shard {
         }
         let ended = state.streams.len() < before;
         drop(state);
-        self.metrics.subscriptions.with_label_values(&[&*self.chain, key.label()]).dec();
-        self.metrics.streams.with_label_values(&[&*self.chain]).sub(i64::from(ended));
+        self.meters.kind(key.label()).0.dec();
+        self.meters.streams.sub(i64::from(ended));
         if let StreamKey::Feed(feed) = &key
             && ended
         {
@@ -343,21 +378,13 @@ impl Shard {
         }
     }
 
-    /// Waits until bytes of the client may be read. Only one task of a connection waits so.
-    pub async fn readable(&self, key: ConnKey) -> io::Result<()> {
+    /// Reads what the client has sent, once there is something; nothing at its end. Only one task of a connection reads.
+    pub async fn read(&self, key: ConnKey) -> io::Result<Vec<u8>> {
         poll_fn(|cx| match self.state.borrow_mut().conn(key) {
-            Some(conn) => conn.socket.poll_readable(cx),
+            Some(conn) => conn.socket.poll_read(cx),
             None => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         })
         .await
-    }
-
-    /// Reads what is there; `WouldBlock` if nothing is.
-    pub fn read(&self, key: ConnKey, buf: &mut [u8]) -> io::Result<usize> {
-        self.state
-            .borrow_mut()
-            .conn(key)
-            .map_or(Err(io::ErrorKind::NotConnected.into()), |conn| conn.socket.try_read(buf))
     }
 
     /// Whether the connection is being closed, so that nothing more is read from it.
@@ -398,7 +425,7 @@ impl Shard {
     }
 
     pub(super) fn count_bytes(&self, n: usize) {
-        self.metrics.bytes_out.with_label_values(&[&*self.chain]).inc_by(n as u64);
+        self.meters.bytes_out.inc_by(n as u64);
     }
 
     /// Ends a connection with a reason of ours. What is held for it is still offered to its socket for a while.
@@ -426,7 +453,13 @@ impl Shard {
                 outbox.room.notify_waiters();
             }
             None => match conn.write(&bytes) {
-                Written::All => conn.socket.finish(),
+                Written::All => {
+                    conn.socket.finish();
+                    if conn.socket.has_unsent() {
+                        conn.outbox(now);
+                        self.attend(&mut state, key);
+                    }
+                }
                 Written::Some(n) => {
                     conn.outbox(now).bytes.copy(&bytes[n..]);
                     self.attend(&mut state, key);

@@ -5,12 +5,18 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::task::{Context, Poll};
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
 use rustls::ServerConnection;
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::tls::Tls;
+
+/// Bytes read at a time.
+const READ_BYTES: usize = 16 * 1024;
 
 /// An accepted connection, past its handshake.
 #[derive(Debug)]
@@ -60,8 +66,20 @@ impl Encrypted {
         act(&mut self.tls.borrow_mut(), &mut Now(&self.tcp))
     }
 
-    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.tls.borrow().is_readable() { Poll::Ready(Ok(())) } else { self.tcp.poll_read_ready(cx) }
+    fn poll_read(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            if !self.tls.borrow().is_readable() {
+                ready!(self.tcp.poll_read_ready(cx))?;
+            }
+            match self.with(|tls, tcp| tls.read(tcp, buf.initialize_unfilled())) {
+                Ok(n) => {
+                    buf.advance(n);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(e) => return Poll::Ready(Err(e)),
+            }
+        }
     }
 }
 
@@ -70,9 +88,7 @@ impl Encrypted {
 pub(crate) trait InMemory:
     tokio::io::AsyncRead + tokio::io::AsyncWrite + std::fmt::Debug + Send + Unpin + 'static
 {
-    fn poll_readable(&self, cx: &Context<'_>) -> Poll<()>;
     fn poll_writable(&self, cx: &Context<'_>) -> Poll<()>;
-    fn try_read(&self, buf: &mut [u8]) -> io::Result<usize>;
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize>;
     fn shutdown(&self, how: std::net::Shutdown);
 }
@@ -108,19 +124,23 @@ impl Socket {
         Self(Carrier::Memory(end))
     }
 
-    /// Whether bytes may be read; else wakes the one task that reads.
-    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self, tcp => tcp.poll_read_ready(cx), tls => tls.poll_readable(cx), memory => memory.poll_readable(cx).map(Ok))
+    /// Reads what there is; nothing at the peer's end. Wakes the one task that reads when there is something.
+    pub fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Vec<u8>>> {
+        // On the stack, and only while it is read: not in each connection.
+        let mut room = [MaybeUninit::uninit(); READ_BYTES];
+        let mut buf = ReadBuf::uninit(&mut room);
+        match &mut self.0 {
+            Carrier::Tcp(tcp) => ready!(Pin::new(tcp).poll_read(cx, &mut buf))?,
+            Carrier::Tls(tls) => ready!(tls.poll_read(cx, &mut buf))?,
+            #[cfg(test)]
+            Carrier::Memory(memory) => ready!(Pin::new(memory).poll_read(cx, &mut buf))?,
+        }
+        Poll::Ready(Ok(buf.filled().to_vec()))
     }
 
     /// Whether bytes may be written; else wakes the one task that writes.
     pub fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         each!(self, tcp => tcp.poll_write_ready(cx), tls => tls.tcp.poll_write_ready(cx), memory => memory.poll_writable(cx).map(Ok))
-    }
-
-    /// Reads what is there; `WouldBlock` if nothing is.
-    pub fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
-        each!(self, tcp => tcp.try_read(buf), tls => tls.with(|tls, tcp| tls.read(tcp, buf)), memory => memory.try_read(buf))
     }
 
     /// Writes as much as the socket takes; `WouldBlock` if nothing, and then [`Socket::poll_writable`] may be

@@ -34,8 +34,6 @@ use limits::{Ask, ConnLimits};
 use protocol::{Step, Transport, Work};
 use reader::{Event, Reader};
 
-/// Bytes read at a time.
-const READ_BYTES: usize = 16 * 1024;
 /// Calls of one batch that run side by side.
 const BATCH_SIDE_BY_SIDE: usize = 4;
 /// A connection over its address's limit is told so, then closed after this.
@@ -204,15 +202,16 @@ impl Session {
             {
                 return end;
             }
-            if self.context.shard.readable(self.key).await.is_err() {
-                return Reason::PeerGone;
-            }
-            piece = match self.read_some() {
-                Read::Bytes(bytes) => bytes,
-                Read::Nothing => Vec::new(),
-                Read::End => return Reason::PeerGone,
+            piece = match self.read().await {
+                Some(bytes) => bytes,
+                None => return Reason::PeerGone,
             };
         }
+    }
+
+    /// What the client has sent, once it has; nothing if it is gone.
+    async fn read(&self) -> Option<Vec<u8>> {
+        self.context.shard.read(self.key).await.ok().filter(|bytes| !bytes.is_empty())
     }
 
     /// Acts on a piece that was read, and on what follows, until nothing is under way any more. Returns why the
@@ -246,18 +245,16 @@ impl Session {
                     return None;
                 }
                 tokio::select! {
-                    ready = self.context.shard.readable(self.key) => if ready.is_err() { return Some(Reason::PeerGone) },
-                    Some(_done) = talk.tasks.join_next() => continue,
+                    piece = self.read() => match piece {
+                        Some(piece) => break piece,
+                        None => return Some(Reason::PeerGone),
+                    },
+                    Some(_done) = talk.tasks.join_next() => {}
                     () = sleep_until(deadline) => {
                         let reason = if over == deadline { Reason::AddressLimit } else { Reason::MessageTimeout };
                         self.context.shard.close(self.key, reason);
                         return Some(self.linger(reason).await);
                     }
-                }
-                match self.read_some() {
-                    Read::Bytes(bytes) => break bytes,
-                    Read::Nothing => {}
-                    Read::End => return Some(Reason::PeerGone),
                 }
             };
         }
@@ -265,19 +262,8 @@ impl Session {
 
     /// A close frame is out: waits for the client's end of the connection. The shard's clock bounds the wait.
     async fn linger(&self, why: Reason) -> Reason {
-        while self.context.shard.readable(self.key).await.is_ok() && !matches!(self.read_some(), Read::End) {}
+        while self.read().await.is_some() {}
         why
-    }
-
-    /// Reads what is there. The large buffer lives on the stack of this call only, not in each connection's task.
-    fn read_some(&self) -> Read {
-        let mut buf = [0; READ_BYTES];
-        match self.context.shard.read(self.key, &mut buf) {
-            Ok(0) => Read::End,
-            Ok(n) => Read::Bytes(buf[..n].to_vec()),
-            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => Read::Nothing,
-            Err(_) => Read::End,
-        }
     }
 
     /// Acts on bytes that were read. Returns why the connection ends, if it does.
@@ -420,13 +406,6 @@ impl Session {
             shard.send(self.key, text.as_bytes());
         }
     }
-}
-
-/// What a read gave.
-enum Read {
-    Bytes(Vec<u8>),
-    Nothing,
-    End,
 }
 
 /// Calls are answered with the error, and those that want no answer are dropped: none may be run.

@@ -298,7 +298,7 @@ impl End {
     }
 }
 
-impl InMemory for End {
+impl End {
     fn poll_readable(&self, cx: &Context<'_>) -> Poll<()> {
         self.with(|line| {
             let reset = line.reset;
@@ -307,18 +307,6 @@ impl InMemory for End {
                 return Poll::Ready(());
             }
             register(&mut way.readers, cx);
-            Poll::Pending
-        })
-    }
-
-    fn poll_writable(&self, cx: &Context<'_>) -> Poll<()> {
-        self.with(|line| {
-            let gone = line.reset || line.ways[1 - self.side].ended;
-            let way = &mut line.ways[self.side];
-            if gone || way.finished || way.free() > 0 {
-                return Poll::Ready(());
-            }
-            register(&mut way.writers, cx);
             Poll::Pending
         })
     }
@@ -338,6 +326,20 @@ impl InMemory for End {
             }
             way.writers.drain(..).for_each(Waker::wake);
             Ok(n)
+        })
+    }
+}
+
+impl InMemory for End {
+    fn poll_writable(&self, cx: &Context<'_>) -> Poll<()> {
+        self.with(|line| {
+            let gone = line.reset || line.ways[1 - self.side].ended;
+            let way = &mut line.ways[self.side];
+            if gone || way.finished || way.free() > 0 {
+                return Poll::Ready(());
+            }
+            register(&mut way.writers, cx);
+            Poll::Pending
         })
     }
 

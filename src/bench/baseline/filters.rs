@@ -13,12 +13,14 @@ use crate::chain::Log;
 use crate::devnode::TRANSFER_TOPIC;
 use crate::filter::{Bounds, Filter, Index, parse};
 
-/// Logs whose matching is timed without a break.
-const LOGS: u32 = 1_000;
+/// Logs of a block.
+const LOGS: u32 = 200;
 /// How often each index has its turn in a run.
-const TURNS: u32 = 50;
+const TURNS: u32 = 100;
 /// From one log's filter to the next.
 const STEP: u32 = 7_919;
+/// Memory that is passed over between two blocks, as a broadcast does: the caches then hold neither index.
+const PASSED_BYTES: usize = 64 << 20;
 
 fn address(n: u32) -> Address {
     Address::from_word(word(n))
@@ -56,6 +58,9 @@ fn filter(n: u32) -> Filter {
     parse(&filter_json(n), &bounds).expect("it is a filter")
 }
 
+/// Logs that are looked up together, as in a broadcast.
+const AT_ONCE: usize = 32;
+
 /// An index of the first so many filters.
 fn index_of(filters: u32) -> Index {
     let mut index = Index::new(RandomState::new());
@@ -63,8 +68,8 @@ fn index_of(filters: u32) -> Index {
     index
 }
 
-/// Nanoseconds a log of each index: the one with few filters and the one with very many, in turns, a match a log. No log
-/// comes twice if there are as many filters, as on a chain.
+/// Nanoseconds a log of each index: the one with few filters and the one with very many, in turns, a block at a time and a
+/// match a log. No log comes twice where there are as many filters, as on a chain.
 pub(super) fn matching(few: u32, many: u32) -> Result<Measure, String> {
     let mut measure = Measure::default();
     let mut sides = [("ns_a_log_few", few), ("ns_a_log_many", many)].map(|(name, filters)| {
@@ -72,11 +77,17 @@ pub(super) fn matching(few: u32, many: u32) -> Result<Measure, String> {
         let logs: Vec<Log> = (0..LOGS * TURNS).map(|n| log(n.wrapping_mul(STEP) % filters)).collect();
         (name, index_of(filters), logs, Duration::ZERO)
     });
+    let mut passed = vec![0_u8; PASSED_BYTES];
     for turn in 0..TURNS {
         for (_, index, logs, spent) in &mut sides {
-            let block = &logs[(turn * LOGS) as usize..][..LOGS as usize];
+            passed.fill(u8::try_from(turn % 256).expect("a byte"));
+            std::hint::black_box(&mut passed);
+            // They have just been read.
+            let block = logs[(turn * LOGS) as usize..][..LOGS as usize].to_vec();
             let (mut hits, started) = (0, Instant::now());
-            block.iter().for_each(|log| index.matching(log, |_| hits += 1));
+            for logs in block.chunks(AT_ONCE) {
+                index.matching(&logs.iter().collect::<Vec<_>>(), usize::MAX, |_, _| hits += 1);
+            }
             *spent += started.elapsed();
             if hits != LOGS {
                 return Err(format!("{LOGS} logs had {hits} matches"));
@@ -116,7 +127,7 @@ mod tests {
         let index = index_of(400);
         for n in 0..400 {
             let mut found = Vec::new();
-            index.matching(&log(n), |id| found.push(id));
+            index.matching(&[&log(n)], usize::MAX, |_, id| found.push(id));
             assert_eq!(found, [n]);
         }
     }

@@ -19,10 +19,10 @@ use crate::bench::progress::Progress;
 use crate::bench::run::Subscription;
 use crate::bench::stuck::StuckClients;
 
-/// Deliveries of a run of heads: one to two seconds of a core.
-const HEADS: usize = 200_000;
-/// Deliveries of a run of bursts: the same.
-const LOGS: usize = 4_000_000;
+/// Deliveries of a run of heads: some two seconds of a core.
+const HEADS: usize = 400_000;
+/// Deliveries of a run of bursts: one to three seconds.
+const LOGS: usize = 8_000_000;
 /// Blocks of a run that is about latencies.
 const LATENCY_BLOCKS: usize = 60;
 /// Blocks of the run with one client.
@@ -173,7 +173,7 @@ impl Ground {
         let stage = self.stage(side, clients, &[])?;
         let plan = Plan::new(&stage.target, vec![Subscription::Heads.request()]);
         let mut fleet = Fleet::new(plan, Progress::new(job.name)).map_err(told)?;
-        drive::connect(&mut fleet, clients, Some(stage.server.pid()), measure)
+        drive::storm(&mut fleet, clients, Some(stage.server.pid()), measure)
     }
 
     /// One client at the node and one at the gateway, both with the same check.

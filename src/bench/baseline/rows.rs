@@ -80,7 +80,7 @@ pub(super) const ROWS: [Row; 22] = [
     },
     Row {
         name: "heads-5000",
-        what: "the same, 5,000 clients",
+        what: "deliveries per CPU-second, heads, 5,000 clients / a bare `send` loop",
         goal: Goal::AtLeast(0.95),
         decimals: 2,
         runs: &["floor-5000", "chaincast-5000"],
@@ -88,7 +88,7 @@ pub(super) const ROWS: [Row; 22] = [
     },
     Row {
         name: "heads-15000",
-        what: "the same, 15,000 clients",
+        what: "deliveries per CPU-second, heads, 15,000 clients / a bare `send` loop",
         goal: Goal::AtLeast(0.95),
         decimals: 2,
         runs: &["floor-15000", "chaincast-15000"],
@@ -96,7 +96,7 @@ pub(super) const ROWS: [Row; 22] = [
     },
     Row {
         name: "jsonrpsee",
-        what: "the same, 5,000 clients / jsonrpsee's server with a subscription per client",
+        what: "deliveries per CPU-second, heads, 5,000 clients / jsonrpsee's server, a subscription per client",
         goal: Goal::AtLeast(1.4),
         decimals: 2,
         runs: &["chaincast-5000", "jsonrpsee-5000"],
@@ -104,7 +104,7 @@ pub(super) const ROWS: [Row; 22] = [
     },
     Row {
         name: "tungstenite",
-        what: "the same, 5,000 clients / tokio-tungstenite with a task and a broadcast receiver per client",
+        what: "deliveries per CPU-second, heads, 5,000 clients / tokio-tungstenite, a task and a receiver per client",
         goal: Goal::AtLeast(1.5),
         decimals: 2,
         runs: &["tungstenite-5000", "chaincast-5000"],
@@ -112,7 +112,7 @@ pub(super) const ROWS: [Row; 22] = [
     },
     Row {
         name: "burst",
-        what: "200 logs a block to each of 1,000 clients, deliveries per CPU-second / a bare loop of one write a client",
+        what: "deliveries per CPU-second, 200 logs a block, 1,000 clients / a bare loop of one write a client",
         goal: Goal::AtLeast(0.7),
         decimals: 2,
         runs: &["burst", "floor-burst"],
@@ -120,7 +120,7 @@ pub(super) const ROWS: [Row; 22] = [
     },
     Row {
         name: "burst-own",
-        what: "the same, each client with a filter of its own / that bare loop",
+        what: "deliveries per CPU-second, 200 logs a block, each of 1,000 clients its own filter / that bare loop",
         goal: Goal::AtLeast(0.4),
         decimals: 2,
         runs: &["floor-burst", "burst-own"],
@@ -147,7 +147,7 @@ pub(super) const ROWS: [Row; 22] = [
     },
     Row {
         name: "idle-left",
-        what: "what is left of it when all have gone, KiB",
+        what: "what is left of RSS per idle connection when all have gone, KiB",
         goal: Goal::Free,
         decimals: 2,
         runs: &["idle"],
@@ -187,7 +187,7 @@ pub(super) const ROWS: [Row; 22] = [
     },
     Row {
         name: "filters-index",
-        what: "of which in the filter index: insert, then remove, µs",
+        what: "the filter index alone: insert, then remove, of 100,000 filters: CPU of each, µs",
         goal: Goal::Free,
         decimals: 2,
         runs: &["upkeep"],
@@ -214,7 +214,7 @@ pub(super) const ROWS: [Row; 22] = [
     },
     Row {
         name: "last-floor",
-        what: "the same of the bare loop itself",
+        what: "the bare loop's last client / (5,000 clients × its cost of a send)",
         goal: Goal::Free,
         decimals: 2,
         runs: &["floor-5000"],

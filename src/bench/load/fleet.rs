@@ -244,7 +244,7 @@ impl Fleet {
             let blocks = self.tally.stream.blocks();
             self.wait_for_more(
                 |fleet| fleet.tally.received,
-                |received| format!("{there} clients have all of block {blocks}; {received} events so far"),
+                |received| format!("{received} events of {blocks} blocks so far"),
             )
             .map_err(|why| match why.strip_suffix(STANDS_STILL) {
                 Some(_) => {

@@ -31,7 +31,7 @@ fn any_step() -> impl Strategy<Value = Step> {
 
 fn found(index: &Index, log: &Log) -> Vec<u32> {
     let mut found = Vec::new();
-    index.matching(log, |id| found.push(id));
+    index.matching(&[log], usize::MAX, |_, id| found.push(id));
     found.sort_unstable();
     found
 }
@@ -92,7 +92,7 @@ fn indexed(filters: impl IntoIterator<Item = Filter>) -> Index {
 
 /// Steps for a log, and how many filters want it.
 fn cost(index: &Index, log: &Log) -> (usize, usize) {
-    (index.candidates(log, |_| ()), found(index, log).len())
+    (index.candidates(log, &index.digests(log), |_| ()), found(index, log).len())
 }
 
 const CROWD: u32 = 20_000;
@@ -254,4 +254,24 @@ fn a_filter_is_small_and_its_memory_goes_back() {
         Filter::new(addresses, (0..4).map(|place| long(place, n)).collect())
     }));
     assert!(held_bytes(&index) / 100 <= 500 * 24, "{} bytes of 500 values", held_bytes(&index) / 100);
+}
+
+#[test]
+fn logs_that_are_looked_up_together_have_the_hits_that_each_has_alone() {
+    let mut index = Index::new(RandomState::new());
+    let topics = [None, Some(1), Some(2), None, Some(1)];
+    for (id, topic) in (0u32..).zip(topics) {
+        let topics = topic.map(|topic| vec![alloy_primitives::B256::repeat_byte(topic)]);
+        index.insert(id, Filter::new(Vec::new(), topics.into_iter().collect()));
+    }
+    let logs = [log(1, &[1]), log(1, &[3]), log(2, &[2]), log(2, &[1, 2])];
+    let logs: Vec<&Log> = logs.iter().collect();
+    let alone: Vec<(usize, Vec<u32>)> = logs.iter().map(|log| found(&index, log)).enumerate().collect();
+    for (most, want) in [(usize::MAX, 4), (1, 1), (5, 2), (6, 2), (7, 3)] {
+        let mut together = vec![Vec::new(); logs.len()];
+        let done = index.matching(&logs, most, |at, id| together[at].push(id));
+        together.iter_mut().for_each(|ids| ids.sort_unstable());
+        assert_eq!(done, want, "{most}");
+        assert_eq!(together.into_iter().enumerate().take(done).collect::<Vec<_>>(), alone[..done]);
+    }
 }
