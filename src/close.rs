@@ -31,6 +31,8 @@ pub enum Reason {
     Protocol,
     /// A message was not UTF-8.
     NotUtf8,
+    /// A compressed message could not be inflated.
+    Corrupt,
     /// A message was larger than the bound.
     TooBig,
     /// The client closed; its code is echoed.
@@ -41,7 +43,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, for the metrics' label set.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Restart,
         Self::Gap,
         Self::SlowConsumer,
@@ -53,6 +55,7 @@ impl Reason {
         Self::Fragments,
         Self::Protocol,
         Self::NotUtf8,
+        Self::Corrupt,
         Self::TooBig,
         Self::ClientClosed,
         Self::PeerGone,
@@ -68,7 +71,7 @@ impl Reason {
             }
             Self::PongTimeout | Self::MessageTimeout | Self::Fragments => CloseCode::Policy,
             Self::Protocol => CloseCode::Protocol,
-            Self::NotUtf8 => CloseCode::Invalid,
+            Self::NotUtf8 | Self::Corrupt => CloseCode::Invalid,
             Self::TooBig => CloseCode::Size,
             Self::ClientClosed | Self::PeerGone => return None,
         })
@@ -89,6 +92,7 @@ impl Reason {
             Self::Fragments => "too many fragments",
             Self::Protocol => "protocol error",
             Self::NotUtf8 => "not UTF-8",
+            Self::Corrupt => "compressed message not readable",
             Self::TooBig => "message too big",
             Self::ClientClosed => "closed by the client",
             Self::PeerGone => "connection lost",
@@ -110,6 +114,7 @@ impl Reason {
             Self::Fragments => "fragments",
             Self::Protocol => "protocol",
             Self::NotUtf8 => "not_utf8",
+            Self::Corrupt => "corrupt",
             Self::TooBig => "too_big",
             Self::ClientClosed => "client_closed",
             Self::PeerGone => "peer_gone",

@@ -7,6 +7,7 @@ mod planted;
 pub mod metrics;
 pub mod rpc;
 pub mod close;
+pub mod deflate;
 pub mod chain;
 pub mod upstream;
 pub mod ingest;

@@ -83,6 +83,7 @@ metrics! {
 
     connections: IntGauge("chaincast_connections", "Open TCP connections on the public listener");
     clients: IntGaugeVec("chaincast_clients", "Open WebSocket clients", &["chain"]);
+    compressed_clients: IntGaugeVec("chaincast_compressed_clients", "Open WebSocket clients that negotiated compression", &["chain"]);
     connections_total: IntCounter("chaincast_connections_accepted_total", "TCP connections taken on the public listener");
     handshakes: IntCounterVec("chaincast_handshakes_total", "WebSocket upgrades by outcome", &["outcome"]);
     tls_handshakes: IntCounterVec("chaincast_tls_handshakes_total", "TLS handshakes on the public listener by outcome", &["outcome"]);

@@ -108,6 +108,7 @@ fn server_options(keys: &Keys, mistakes: &mut Vec<String>) -> server::Options {
         body_timeout: limits.message_timeout.0,
         send_buffer_bytes: limits.send_buffer_bytes,
         tcp_user_timeout: limits.tcp_user_timeout.0,
+        compression: keys.server.compression,
         page: keys.server.page,
         drain_calls_max: keys.server.drain_calls_max.0,
         drain_clients_max: keys.server.drain_clients_max.0,

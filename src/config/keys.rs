@@ -118,6 +118,7 @@ section! {
         tls_certificate_file: Option<PathBuf> = None,
         tls_key_file: Option<PathBuf> = None,
         shards: usize = 0,
+        compression: bool = false,
         page: bool = true,
         ready_head_age_max: Span = secs(60),
         ping_interval: Span = secs(25),

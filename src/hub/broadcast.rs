@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::Shard;
 use super::backlog::Backlog;
+use super::compressor::Compressor;
 use super::conn::{Conn, ConnKey, Place, Written};
 use super::frame::{self, Batch, BatchBuilder};
 use super::items::Items;
@@ -35,7 +36,7 @@ const PIECE: usize = if cfg!(test) { 3_000 } else { 1 << 20 };
 const SHARED_REST_MAX: usize = if cfg!(test) { 5_000 } else { 256 * 1024 };
 
 /// Delivers one entry of the journal to every connection that is owed something of it.
-pub(super) async fn deliver(shard: &Rc<Shard>, entry: &Arc<Entry>) {
+pub(super) async fn deliver(shard: &Rc<Shard>, entry: &Arc<Entry>, compressor: &mut Compressor) {
     let started = Instant::now();
     if let Update::Head(header) = &entry.update {
         // Many filters may begin or end with a block; reads and new clients are served between portions of them.
@@ -50,11 +51,15 @@ pub(super) async fn deliver(shard: &Rc<Shard>, entry: &Arc<Entry>) {
     let items = Items::of(entry);
     let (mut first, mut any) = (0, false);
     while first < items.len() {
-        let plan = Plan::new(&shard.state.borrow(), &items, first);
+        let (mut plan, left) = {
+            let state = shard.state.borrow();
+            (Plan::new(&state, &items, first), state.left)
+        };
         first = plan.slice.end;
         any |= !plan.deliveries.is_empty();
+        compressor.ahead(&mut plan, &items).await;
         let walk = Walk {
-            left: shard.state.borrow().left,
+            left,
             place: Place { seq: entry.seq, item: plan.slice.start, n: 0 },
             now: Instant::now(),
             shard,
@@ -63,6 +68,7 @@ pub(super) async fn deliver(shard: &Rc<Shard>, entry: &Arc<Entry>) {
             sent: Sent::default(),
             told: Vec::new(),
             piece: BatchBuilder::default(),
+            compressor: &mut *compressor,
         };
         walk.run().await;
     }
@@ -116,6 +122,7 @@ struct Walk<'a> {
     /// What one connection gets, where it is not encoded ahead; kept for its memory alone.
     told: Vec<Told<'a>>,
     piece: BatchBuilder,
+    compressor: &'a mut Compressor,
 }
 
 impl Walk<'_> {
@@ -136,7 +143,8 @@ impl Walk<'_> {
     /// Lets others go on after each portion.
     async fn rest(&mut self) {
         self.sent.writes += 1;
-        if self.sent.writes >= PORTION.0 || self.sent.bytes >= PORTION.1 {
+        if self.sent.writes >= PORTION.0 || self.sent.bytes >= PORTION.1 || self.compressor.had_its_turn() {
+            self.compressor.next_turn();
             self.count();
             tokio::task::yield_now().await;
         }
@@ -205,7 +213,10 @@ impl Walk<'_> {
     fn write_told(&mut self, state: &mut State, key: ConnKey, mut told: &[Told<'_>]) {
         while !told.is_empty() {
             self.piece.clear();
-            let mut encode = |(item, _, source): &Told<'_>| self.piece.push(&source.id, self.items.result(*item));
+            let mut encode = |(item, _, source): &Told<'_>| match self.plan.frame(source, *item) {
+                Some(frame) => self.piece.copy(frame),
+                None => self.compressor.push(&mut self.piece, source, self.items.result(*item)),
+            };
             // The one that fills it is its last.
             let count = told.iter().position(|one| encode(one) >= PIECE).map_or(told.len(), |last| last + 1);
             let conn = &mut state.conns[key.slot as usize];

@@ -119,6 +119,8 @@ pub(super) struct Conn {
     pub(super) next_seq: u64,
     pub(super) outbox: Option<Box<Outbox>>,
     pub(super) closing: Option<Closing>,
+    /// It negotiated compression.
+    pub(super) compressed: bool,
     /// A ping was sent and nothing came since.
     pub(super) pinged: bool,
     pub(super) ping_slot: u16,

@@ -9,6 +9,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::{Frame, FrameHeader};
 
 use super::streams::IdText;
 use crate::close::Reason;
+use crate::deflate::Deflater;
 
 const BEFORE_ID: &[u8] = br#"{"jsonrpc":"2.0","method":"eth_subscription","params":{"subscription":""#;
 const BEFORE_RESULT: &[u8] = br#"","result":"#;
@@ -16,7 +17,10 @@ pub(super) const AFTER_RESULT: &[u8] = b"}}";
 
 /// Appends the header of an unmasked, final frame.
 fn header(out: &mut BytesMut, opcode: OpCode, len: usize) {
-    let header = FrameHeader { opcode, ..FrameHeader::default() };
+    put_header(out, &FrameHeader { opcode, ..FrameHeader::default() }, len);
+}
+
+fn put_header(out: &mut BytesMut, header: &FrameHeader, len: usize) {
     header.format(len as u64, &mut out.writer()).expect("writing to memory does not fail");
 }
 
@@ -46,6 +50,26 @@ pub(super) fn before_result(out: &mut BytesMut, id: &IdText, len: usize) {
     let around = parts.iter().map(|part| part.len()).sum::<usize>() + AFTER_RESULT.len();
     header(out, OpCode::Data(Data::Text), around + len);
     parts.iter().for_each(|part| out.put_slice(part));
+}
+
+/// Replaces the text frame at the end of `out` by the compressed one, from `start` on, if that is shorter (RFC 7692 §6).
+/// Returns how many bytes were given to the deflater.
+fn compress(out: &mut BytesMut, start: usize, deflater: &mut Deflater) -> usize {
+    // The header of an unmasked frame (RFC 6455 §5.2).
+    let long = match out[start + 1] {
+        126 => 2,
+        127 => 8,
+        _ => 0,
+    };
+    let payload = &out[start + 2 + long..];
+    let given = payload.len();
+    if let Some(bytes) = deflater.message(payload) {
+        out.truncate(start);
+        let opcode = OpCode::Data(Data::Text);
+        put_header(out, &FrameHeader { rsv1: true, opcode, ..FrameHeader::default() }, bytes.len());
+        out.put_slice(bytes);
+    }
+    given
 }
 
 /// Appends a pong (RFC 6455 §5.5.3).
@@ -78,6 +102,14 @@ pub(super) struct Batch {
     pub(super) ends: Vec<u32>,
 }
 
+impl Batch {
+    /// The frame with this number.
+    pub(super) fn frame(&self, number: usize) -> &[u8] {
+        let start = number.checked_sub(1).map_or(0, |before| self.ends[before] as usize);
+        &self.bytes[start..self.ends[number] as usize]
+    }
+}
+
 /// Collects a [`Batch`], or frames that are written at once.
 #[derive(Debug, Default)]
 pub(super) struct BatchBuilder {
@@ -91,6 +123,24 @@ impl BatchBuilder {
         notification(&mut self.bytes, id, result);
         self.ends.push(u32::try_from(self.bytes.len()).expect("a node's message is bounded far below 4 GiB"));
         self.bytes.len()
+    }
+
+    /// Adds a frame that there is already. Returns how many bytes there are.
+    pub(super) fn copy(&mut self, frame: &[u8]) -> usize {
+        self.bytes.put_slice(frame);
+        self.ends.push(u32::try_from(self.bytes.len()).expect("it is bounded as a batch is"));
+        self.bytes.len()
+    }
+
+    /// Compresses the frame that was added last, if that makes it shorter. Returns how many bytes were given to the
+    /// deflater.
+    pub(super) fn compress_last(&mut self, deflater: &mut Deflater) -> usize {
+        let Some(last) = self.ends.pop() else { return 0 };
+        let start = self.ends.last().map_or(0, |end| *end as usize);
+        debug_assert_eq!(last as usize, self.bytes.len());
+        let given = compress(&mut self.bytes, start, deflater);
+        self.ends.push(u32::try_from(self.bytes.len()).expect("it is no longer than it was"));
+        given
     }
 
     /// Empties it; its memory is used again.

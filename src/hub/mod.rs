@@ -18,6 +18,7 @@
 mod backlog;
 mod broadcast;
 mod catchup;
+mod compressor;
 mod conn;
 mod feeds;
 mod frame;

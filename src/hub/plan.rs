@@ -11,7 +11,7 @@ use super::conn::ConnKey;
 use super::frame::{Batch, BatchBuilder};
 use super::items::Items;
 use super::shard::State;
-use super::streams::{Group, IdText, Streams};
+use super::streams::{IdText, Member, Streams};
 use crate::chain::Log;
 
 /// Logs that are matched in one step: some milliseconds. Few in tests, so that entries are cut.
@@ -34,6 +34,8 @@ const AHEAD_MAX: usize = if cfg!(test) { 40_000 } else { 32 << 20 };
 /// One id of a stream, and what goes out under it.
 pub(super) struct Source {
     pub(super) id: IdText,
+    /// For connections that negotiated compression.
+    pub(super) compressed: bool,
     /// Its items, as a part of the plan's hits.
     hits: Range<usize>,
     /// The frames, where several connections get them.
@@ -60,6 +62,8 @@ pub(super) struct Plan {
     /// Connections that catch up with the slice, each for itself: they want what is too large to encode, or joined in the
     /// middle of what is undone, so that their part of it is not that of the others.
     pub(super) alone: Vec<ConnKey>,
+    /// Sources that several connections get compressed: not encoded ahead yet, as it takes long.
+    to_compress: Vec<u32>,
     /// Bytes that are encoded ahead.
     ahead: usize,
 }
@@ -68,50 +72,84 @@ impl Plan {
     /// The plan for the items from `first` on.
     pub(super) fn new(state: &State, items: &Items<'_>, first: u32) -> Self {
         let (hits, end) = matching(&state.streams, items, first);
-        let mut plan =
-            Self { slice: first..end, hits, sources: Vec::new(), deliveries: Vec::new(), alone: Vec::new(), ahead: 0 };
+        let mut plan = Self {
+            slice: first..end,
+            hits,
+            sources: Vec::new(),
+            deliveries: Vec::new(),
+            alone: Vec::new(),
+            to_compress: Vec::new(),
+            ahead: 0,
+        };
+        let kinds: &[bool] = if state.compressed == 0 { &[false] } else { &[false, true] };
         let mut from = 0;
         while let Some((stream, _)) = plan.hits.get(from).copied() {
             let to = from + plan.hits[from..].partition_point(|hit| hit.0 == stream);
-            plan.add(&state.streams, stream, from..to, items);
+            plan.add(&state.streams, stream, from..to, items, kinds);
             from = to;
         }
         plan.order();
         plan
     }
 
-    fn add(&mut self, streams: &Streams, stream: u32, hits: Range<usize>, items: &Items<'_>) {
+    /// Adds what a stream has, for its members with and without compression.
+    fn add(&mut self, streams: &Streams, stream: u32, hits: Range<usize>, items: &Items<'_>, kinds: &[bool]) {
         let wanted = || self.hits[hits.clone()].iter().map(|(_, item)| *item);
         let too_large = wanted().any(|item| items.size(item) > ENCODED_MAX);
         let owed_since = wanted().map(|item| items.owed_since(item)).min().expect("a stream is hit by an item");
         for group in streams.get(stream).groups() {
-            let members = || group.members.iter().filter(|member| !too_large && member.since <= owed_since);
-            let count = members().count();
-            if count > 0 {
-                let number = u32::try_from(self.sources.len()).expect("subscriptions are bounded");
-                let source = self.source(group, hits.clone(), items, count > 1);
-                self.sources.push(source);
-                self.deliveries.extend(members().map(|m| Delivery { conn: m.conn, n: m.n, source: number }));
+            let mut served = 0;
+            for kind in kinds {
+                let is_owed = |m: &&Member| !too_large && m.since <= owed_since && m.compressed == *kind;
+                let members = || group.members.iter().filter(is_owed);
+                let count = members().count();
+                if count > 0 {
+                    let number = u32::try_from(self.sources.len()).expect("subscriptions are bounded");
+                    let source = Source { id: group.id.text(), compressed: *kind, hits: hits.clone(), ahead: None };
+                    self.sources.push(source);
+                    self.deliveries.extend(members().map(|m| Delivery { conn: m.conn, n: m.n, source: number }));
+                    self.share(number, items, count);
+                }
+                served += count;
             }
-            if count < group.members.len() {
+            if served < group.members.len() {
                 let others = group.members.iter().filter(|member| too_large || member.since > owed_since);
                 self.alone.extend(others.map(|member| member.conn));
             }
         }
     }
 
-    fn source(&mut self, group: &Group, hits: Range<usize>, items: &Items<'_>, several: bool) -> Source {
-        let mut source = Source { id: group.id.text(), hits, ahead: None };
-        if several && self.ahead < AHEAD_MAX {
-            let mut batch = BatchBuilder::default();
-            for item in self.items(&source) {
-                batch.push(&source.id, items.result(item));
-            }
-            let batch = batch.build();
-            self.ahead += batch.bytes.len();
-            source.ahead = Some(batch);
+    /// Encodes ahead what so many connections get of a source, if that is worth it.
+    fn share(&mut self, number: u32, items: &Items<'_>, count: usize) {
+        let source = &self.sources[number as usize];
+        if count == 1 || self.ahead >= AHEAD_MAX {
+            return;
         }
-        source
+        if source.compressed {
+            return self.to_compress.push(number);
+        }
+        let mut batch = BatchBuilder::default();
+        for item in self.items(source) {
+            batch.push(&source.id, items.result(item));
+        }
+        self.put_ahead(number, batch);
+    }
+
+    /// The frames of a source are encoded.
+    pub(super) fn put_ahead(&mut self, number: u32, frames: BatchBuilder) {
+        let batch = frames.build();
+        self.ahead += batch.bytes.len();
+        self.sources[number as usize].ahead = Some(batch);
+    }
+
+    /// The next of the sources that several connections get compressed, as long as there is room for more.
+    pub(super) fn next_to_compress(&mut self) -> Option<u32> {
+        self.to_compress.pop().filter(|_| self.ahead < AHEAD_MAX)
+    }
+
+    /// A source by its number.
+    pub(super) fn source(&self, number: u32) -> &Source {
+        &self.sources[number as usize]
     }
 
     /// Takes out who catches up, and brings the deliveries of a connection together where there may be several.
@@ -129,7 +167,13 @@ impl Plan {
 
     /// What a subscription gets.
     pub(super) fn source_of(&self, delivery: &Delivery) -> &Source {
-        &self.sources[delivery.source as usize]
+        self.source(delivery.source)
+    }
+
+    /// A source's frame for one of its items, where it is encoded ahead.
+    pub(super) fn frame<'a>(&self, source: &'a Source, item: u32) -> Option<&'a [u8]> {
+        let batch = source.ahead.as_ref()?;
+        Some(batch.frame(self.hits[source.hits.clone()].partition_point(|hit| hit.1 < item)))
     }
 
     /// The items of a source, in order.

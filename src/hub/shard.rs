@@ -18,6 +18,7 @@ use tokio::sync::broadcast;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::compressor::Compressor;
 use super::conn::{Closing, Conn, ConnKey, Ordinals, Sub, Written};
 use super::lag::Lag;
 use super::streams::{Member, Streams, SubId};
@@ -60,6 +61,7 @@ pub struct Shard {
 /// The metrics that every connection or event moves, looked up once.
 pub(super) struct Meters {
     clients: IntGauge,
+    compressed: IntGauge,
     streams: IntGauge,
     bytes_out: IntCounter,
     /// Subscriptions and deliveries by [`StreamKey::LABELS`].
@@ -74,6 +76,7 @@ impl Meters {
         };
         Self {
             clients: metrics.clients.with_label_values(&[chain]),
+            compressed: metrics.compressed_clients.with_label_values(&[chain]),
             streams: metrics.streams.with_label_values(&[chain]),
             bytes_out: metrics.bytes_out.with_label_values(&[chain]),
             kinds: StreamKey::LABELS.map(kind),
@@ -89,6 +92,8 @@ impl Meters {
 
 pub(super) struct State {
     pub(super) conns: slab::Slab<Conn>,
+    /// How many of them negotiated compression.
+    pub(super) compressed: usize,
     generation: u32,
     pub(super) streams: Streams,
     /// How many subscriptions have ended.
@@ -116,6 +121,7 @@ impl Shard {
         let tail = links.journal.tail();
         let state = State {
             conns: slab::Slab::new(),
+            compressed: 0,
             generation: 0,
             streams: Streams::new(),
             left: 0,
@@ -145,13 +151,14 @@ impl Shard {
         mut feeds: broadcast::Receiver<FeedEvent>,
         stop: CancellationToken,
     ) {
+        let mut compressor = Compressor::default();
         let mut seconds = tokio::time::interval(std::time::Duration::from_secs(1));
         seconds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 entry = tail.next() => match entry {
-                    Ok(Some(entry)) => walk::deliver(&self, &entry).await,
+                    Ok(Some(entry)) => walk::deliver(&self, &entry, &mut compressor).await,
                     Ok(None) => return,
                     Err(Trimmed { .. }) => {
                         tail.skip_to_end();
@@ -194,8 +201,9 @@ impl Shard {
         self.len() == 0
     }
 
-    /// Takes a connection over; from now on only the shard writes to its socket.
-    pub fn attach(&self, socket: Socket) -> ConnKey {
+    /// Takes a connection over; from now on only the shard writes to its socket. `compressed` is whether
+    /// permessage-deflate was negotiated on it.
+    pub fn attach(&self, socket: Socket, compressed: bool) -> ConnKey {
         let mut state = self.state.borrow_mut();
         state.generation = state.generation.wrapping_add(1);
         let generation = state.generation;
@@ -211,9 +219,12 @@ impl Shard {
             next_seq: 0,
             outbox: None,
             closing: None,
+            compressed,
             pinged: false,
             ping_slot,
         });
+        state.compressed += usize::from(compressed);
+        self.meters.compressed.add(i64::from(compressed));
         self.meters.clients.inc();
         key
     }
@@ -232,6 +243,8 @@ impl Shard {
             drain.abort();
         }
         state.wheel.remove(key, conn.ping_slot);
+        state.compressed -= usize::from(conn.compressed);
+        self.meters.compressed.sub(i64::from(conn.compressed));
         state.attention.remove(&key);
         // The slots at the end, once a crowd has gone; not at each one that goes, as those at the end may stay.
         let (slots, left) = (state.conns.capacity(), state.conns.len());
@@ -257,7 +270,7 @@ impl Shard {
         let conn = state.conn(key)?;
         let held = conn.subs.iter().filter(|sub| sub.seat.stream == number).map(|sub| sub.seat.ordinal + 1).max();
         let ordinal = conn.ordinals.next(digest).max(held.unwrap_or(0));
-        let n = conn.next_n;
+        let (n, compressed) = (conn.next_n, conn.compressed);
         conn.next_n += 1;
         if conn.subs.is_empty() {
             conn.next_seq = conn.next_seq.max(since);
@@ -265,7 +278,7 @@ impl Shard {
             conn.subs.reserve_exact(1);
         }
         let id = || SubId::new(&self.options.id_secret, &self.chain, &bytes, ordinal);
-        let (seat, id) = state.streams.join(number, ordinal, Member { conn: key, n, since }, id);
+        let (seat, id) = state.streams.join(number, ordinal, Member { conn: key, n, compressed, since }, id);
         state.conn(key)?.subs.push(Sub { n, since, seat });
         self.meters.streams.add(i64::from(is_new));
         drop(state);
@@ -378,6 +391,12 @@ impl Shard {
     #[must_use]
     pub fn is_closing(&self, key: ConnKey) -> bool {
         self.state.borrow_mut().conn(key).is_none_or(|conn| conn.closing.is_some())
+    }
+
+    /// Whether permessage-deflate was negotiated on the connection.
+    #[must_use]
+    pub fn is_compressed(&self, key: ConnKey) -> bool {
+        self.state.borrow_mut().conn(key).is_some_and(|conn| conn.compressed)
     }
 
     /// Writes a frame of this client alone, behind what is held for it.

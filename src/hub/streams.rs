@@ -60,6 +60,8 @@ pub(super) struct Member {
     pub(super) conn: ConnKey,
     /// Number of the subscription on its connection.
     pub(super) n: u32,
+    /// Whether its connection negotiated compression.
+    pub(super) compressed: bool,
     /// First entry that it is owed.
     pub(super) since: u64,
 }
@@ -268,7 +270,7 @@ mod tests {
     #[test]
     fn members_come_and_go() {
         let mut streams = Streams::new();
-        let member = |n| Member { conn: ConnKey { slot: n, generation: 0 }, n, since: 1 };
+        let member = |n| Member { conn: ConnKey { slot: n, generation: 0 }, n, compressed: false, since: 1 };
         let stream = streams.open(StreamKey::Heads);
         let id = || SubId::new(&[0; 32], "c", b"x", 0);
         let (a, _) = streams.join(stream, 0, member(1), id);

@@ -79,11 +79,13 @@ impl World {
         Self { rng, shard, journal, feeds, model: Model::default(), clients: Vec::new(), stop, behind: 0, cut: 0 }
     }
 
+    /// A third of them negotiate compression.
     fn connect(&mut self) -> Client {
+        let compressed = self.rng.random_ratio(1, 3);
         let (ours, theirs) = client::pair();
         let socket = tokio::net::TcpStream::from_std(ours.try_clone().unwrap()).unwrap();
-        let key = self.shard.attach(Socket::new(socket));
-        Client::new(key, (ours, theirs))
+        let key = self.shard.attach(Socket::new(socket), compressed);
+        Client::new(key, compressed, (ours, theirs))
     }
 
     fn pick(&mut self) -> usize {
@@ -183,6 +185,7 @@ impl World {
         {
             let state = self.shard.state.borrow();
             assert_eq!((state.streams.len(), state.streams.index.len(), state.attention.len()), (0, 0, 0));
+            assert_eq!(state.compressed, 0);
         }
         let drained = async {
             // The run and the drain tasks hold the shard; they end by themselves.
@@ -209,7 +212,10 @@ async fn walk(seed: u64) {
     }
     world.settle().await;
     let (behind, cut) = (world.behind, world.cut);
-    assert!(behind > STEPS / 20 && cut > STEPS / 50, "the clients were too good: {behind} behind, {cut} cut");
+    let frames = |(short, plain), client: &Client| (short + client.frames.0, plain + client.frames.1);
+    let (short, plain) = world.clients.iter().filter(|client| client.compressed).fold((0, 0), frames);
+    assert!(short > STEPS / 30 && plain > STEPS / 20, "{short} compressed frames and {plain} plain ones");
+    assert!(behind > STEPS / 20 && cut > STEPS / 100, "the clients were too good: {behind} behind, {cut} cut");
     world.model.gap(&world.journal);
     world.clients.iter_mut().filter(|client| client.is_owed_the_chain()).for_each(|client| {
         client.closed_by.get_or_insert(1013);

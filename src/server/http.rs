@@ -13,7 +13,8 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
 
-use super::worker::{Local, Peer};
+use super::extensions;
+use super::worker::{Local, Peer, Upgrade};
 use crate::rpc;
 use crate::session::{self, Context};
 
@@ -175,11 +176,20 @@ async fn answer_body(
     answer
 }
 
+/// The extension that a client gets, of those that it offers.
+fn extension(local: &Local, headers: &HeaderMap) -> Option<HeaderValue> {
+    let offered = headers.get_all(header::SEC_WEBSOCKET_EXTENSIONS).iter();
+    let accepted = local.options.compression.then(|| extensions::accept(offered.filter_map(|v| v.to_str().ok())))?;
+    accepted.map(|value| HeaderValue::from_str(&value).expect("it is ASCII"))
+}
+
 /// Accepts a WebSocket; the session starts when the answer is out.
 fn upgrade(local: &Local, context: Rc<Context>, peer: &Peer, request: &Request<Incoming>) -> Answer {
     match create_response_with_body(request, Full::default) {
-        Ok(answer) => {
-            *peer.upgrade.borrow_mut() = Some(context);
+        Ok(mut answer) => {
+            let extension = extension(local, request.headers());
+            *peer.upgrade.borrow_mut() = Some(Upgrade { context, compressed: extension.is_some() });
+            answer.headers_mut().extend(extension.map(|value| (header::SEC_WEBSOCKET_EXTENSIONS, value)));
             answer
         }
         Err(error) => {

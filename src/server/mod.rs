@@ -4,6 +4,7 @@
 //! follows happen there. Owns the caps on connections. Knows nothing of what is said on them.
 
 mod admin;
+mod extensions;
 mod http;
 mod tls;
 mod transport;
@@ -54,6 +55,8 @@ pub struct Options {
     pub send_buffer_bytes: usize,
     /// How long sent bytes may stay without acknowledgement (`TCP_USER_TIMEOUT`).
     pub tcp_user_timeout: Duration,
+    /// Whether permessage-deflate is accepted.
+    pub compression: bool,
     /// Whether `GET` shows the live page.
     pub page: bool,
     /// How long calls under way may take when the gateway stops.

@@ -93,7 +93,14 @@ pub(super) struct Peer {
     pub(super) counted: RefCell<Option<Counted>>,
     pub(super) handshake: RefCell<Option<Handshake>>,
     /// Whose WebSocket it becomes when the answer is out.
-    pub(super) upgrade: RefCell<Option<Rc<Context>>>,
+    pub(super) upgrade: RefCell<Option<Upgrade>>,
+}
+
+/// What a connection becomes when the answer to its upgrade is out.
+pub(super) struct Upgrade {
+    pub(super) context: Rc<Context>,
+    /// Compression was negotiated.
+    pub(super) compressed: bool,
 }
 
 impl Worker {
@@ -258,7 +265,7 @@ impl Local {
         };
         let Parts { io, read_buf, .. } = connection.into_parts();
         match (result, peer.upgrade.take()) {
-            (Ok(()), Some(context)) => self.start_session(io.into_inner(), &read_buf, context, &peer),
+            (Ok(()), Some(upgrade)) => self.start_session(io.into_inner(), &read_buf, upgrade, &peer),
             (Ok(()), None) => {
                 // The end of a peer that is gone already is nothing to tell.
                 let _gone = io.into_inner().shutdown().await;
@@ -271,7 +278,7 @@ impl Local {
     }
 
     /// The answer to an upgrade is out: from here on the connection is a session's.
-    fn start_session(&self, stream: impl Transport, read: &[u8], context: Rc<Context>, peer: &Peer) {
+    fn start_session(&self, stream: impl Transport, read: &[u8], upgrade: Upgrade, peer: &Peer) {
         let limits = peer.limits.take();
         let outcome = if limits.is_some() { "ok" } else { "lost" };
         self.metrics.handshakes.with_label_values(&[outcome]).inc();
@@ -279,7 +286,9 @@ impl Local {
         let (counted, handshake) = (peer.counted.take(), peer.handshake.take());
         // A copy of what was read behind the handshake, mostly nothing: hyper's own buffer is large.
         let first = read.to_vec();
-        let session = session::serve(context, stream.into_socket(), first, limits.into_inner().into_permit());
+        let Upgrade { context, compressed } = upgrade;
+        let permit = limits.into_inner().into_permit();
+        let session = session::serve(context, stream.into_socket(), compressed, first, permit);
         // A task of its own: that of the handshake is as large as the handshake needs it.
         self.sessions.spawn_local(async move {
             session.await;

@@ -110,8 +110,15 @@ struct Talk {
 ///
 /// What waits is small, as there may be very many: while nothing is going on, a session is its limits and the wait for
 /// its socket. All else is in memory only while it is needed.
-pub fn serve(context: Rc<Context>, socket: Socket, first: Vec<u8>, permit: Permit) -> impl Future<Output = ()> {
-    let key = context.shard.attach(socket);
+/// `compressed` is whether permessage-deflate was negotiated in it.
+pub fn serve(
+    context: Rc<Context>,
+    socket: Socket,
+    compressed: bool,
+    first: Vec<u8>,
+    permit: Permit,
+) -> impl Future<Output = ()> {
+    let key = context.shard.attach(socket, compressed);
     let limits = RefCell::new(ConnLimits::new(permit, context.metrics.clone()));
     let session = Rc::new(Session { context, key, limits });
     async move {
@@ -212,8 +219,9 @@ impl Session {
     async fn talk(self: &Rc<Self>, mut piece: Vec<u8>) -> Option<Reason> {
         let options = &self.context.options;
         let bounds = reader::Bounds { message: options.message_max_bytes, fragments: options.message_max_fragments };
+        let deflate = self.context.shard.is_compressed(self.key);
         let room = Rc::new(Semaphore::new(options.calls_in_flight));
-        let mut talk = Talk { reader: Reader::new(bounds), tasks: JoinSet::new(), room };
+        let mut talk = Talk { reader: Reader::new(bounds, deflate), tasks: JoinSet::new(), room };
         let over = self.limits.borrow().over().map(|_| Instant::now() + OVER_LIMIT_STAY);
         let mut whole_by: Option<Instant> = None;
         loop {
@@ -266,6 +274,16 @@ impl Session {
                 Event::Message(text) => {
                     self.pace().await;
                     self.message(&text, talk);
+                }
+                Event::Deflated(message) => {
+                    self.pace().await;
+                    match message.inflate(self.context.options.message_max_bytes) {
+                        Ok(text) => self.message(&text, talk),
+                        Err(reason) => {
+                            shard.close(self.key, reason);
+                            return Some(reason);
+                        }
+                    }
                 }
                 Event::Ping(payload) => {
                     self.pace().await;

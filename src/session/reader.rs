@@ -8,12 +8,15 @@ use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 
 use crate::close::Reason;
+use crate::deflate;
 
 /// What came.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event {
     /// A whole message, text or binary; valid UTF-8 if it was text.
     Message(Vec<u8>),
+    /// A whole message that is compressed. What is in a few bytes may be large: it is inflated when its turn comes.
+    Deflated(Deflated),
     /// A ping with its payload.
     Ping(Vec<u8>),
     /// A pong with its payload.
@@ -22,6 +25,25 @@ pub enum Event {
     Close(Option<u16>),
     /// The connection must end for this reason; nothing follows.
     Broken(Reason),
+}
+
+/// A whole message, text or binary, as it was compressed.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Deflated {
+    text: bool,
+    bytes: Vec<u8>,
+}
+
+impl Deflated {
+    /// The message, of at most so many bytes; valid UTF-8 if it was text.
+    pub fn inflate(self, most: usize) -> Result<Vec<u8>, Reason> {
+        match deflate::inflate(&self.bytes, most) {
+            Ok(bytes) if self.text && std::str::from_utf8(&bytes).is_err() => Err(Reason::NotUtf8),
+            Ok(bytes) => Ok(bytes),
+            Err(deflate::Fault::TooBig) => Err(Reason::TooBig),
+            Err(deflate::Fault::Corrupt) => Err(Reason::Corrupt),
+        }
+    }
 }
 
 /// Bounds of a message.
@@ -37,6 +59,7 @@ pub struct Bounds {
 #[derive(Debug)]
 struct Partial {
     text: bool,
+    deflated: bool,
     bytes: Vec<u8>,
     fragments: usize,
 }
@@ -45,6 +68,8 @@ struct Partial {
 #[derive(Debug)]
 pub struct Reader {
     bounds: Bounds,
+    /// Messages may be compressed (RFC 7692): the first bit behind FIN says so on the first frame of one.
+    deflate: bool,
     /// Bytes of a frame that is not whole yet.
     held: Vec<u8>,
     partial: Option<Partial>,
@@ -60,10 +85,10 @@ struct Frame {
 }
 
 impl Reader {
-    /// Nothing was read yet.
+    /// Nothing was read yet. `deflate` is whether permessage-deflate was negotiated.
     #[must_use]
-    pub fn new(bounds: Bounds) -> Self {
-        Self { bounds, held: Vec::new(), partial: None, completed: false, ended: false }
+    pub fn new(bounds: Bounds, deflate: bool) -> Self {
+        Self { bounds, deflate, held: Vec::new(), partial: None, completed: false, ended: false }
     }
 
     /// Whether a message has begun and is not whole.
@@ -120,7 +145,8 @@ impl Reader {
             return Ok(None);
         };
         let mask = header.mask.ok_or(Reason::Protocol)?;
-        if header.rsv1 || header.rsv2 || header.rsv3 {
+        let begins = matches!(header.opcode, OpCode::Data(Data::Text | Data::Binary));
+        if (header.rsv1 && !(self.deflate && begins)) || header.rsv2 || header.rsv3 {
             return Err(Reason::Protocol);
         }
         let control = matches!(header.opcode, OpCode::Control(_));
@@ -152,7 +178,7 @@ impl Reader {
             }
             OpCode::Data(Data::Text | Data::Binary) if self.partial.is_none() => {
                 let text = header.opcode == OpCode::Data(Data::Text);
-                self.partial = Some(Partial { text, bytes: payload, fragments: 1 });
+                self.partial = Some(Partial { text, deflated: header.rsv1, bytes: payload, fragments: 1 });
                 self.fragment(header.is_final)
             }
             OpCode::Data(_) | OpCode::Control(_) => Some(Event::Broken(Reason::Protocol)),
@@ -167,8 +193,11 @@ impl Reader {
         if !last {
             return None;
         }
-        let Partial { text, bytes, .. } = self.partial.take()?;
+        let Partial { text, deflated, bytes, .. } = self.partial.take()?;
         self.completed = true;
+        if deflated {
+            return Some(Event::Deflated(Deflated { text, bytes }));
+        }
         if text && std::str::from_utf8(&bytes).is_err() {
             return Some(Event::Broken(Reason::NotUtf8));
         }
@@ -217,7 +246,7 @@ mod tests {
     }
 
     fn read(bytes: &[u8]) -> Vec<Event> {
-        Reader::new(BOUNDS).feed(bytes)
+        Reader::new(BOUNDS, false).feed(bytes)
     }
 
     #[test]
@@ -270,7 +299,7 @@ mod tests {
     #[test]
     fn a_partial_message_is_told_from_the_one_before_it() {
         let two = [frame(0x81, b"one"), frame(0x81, b"two")].concat();
-        let mut reader = Reader::new(BOUNDS);
+        let mut reader = Reader::new(BOUNDS, false);
         reader.feed(&two[..3]);
         reader.feed(&two[3..6]);
         assert!(reader.is_same_partial());
@@ -283,9 +312,71 @@ mod tests {
     #[test]
     fn nothing_follows_a_close() {
         let bytes = [frame(0x88, &[0x03, 0xe8]), frame(0x81, b"late")].concat();
-        let mut reader = Reader::new(BOUNDS);
+        let mut reader = Reader::new(BOUNDS, false);
         assert_eq!(reader.feed(&bytes), vec![Event::Close(Some(1000))]);
         assert_eq!(reader.feed(&frame(0x81, b"later")), vec![]);
+    }
+
+    /// What comes of bytes where compression was negotiated, as the session takes it.
+    fn read_compressed(bytes: &[u8]) -> Vec<Event> {
+        let inflated = |event| match event {
+            Event::Deflated(message) => message.inflate(BOUNDS.message).map_or_else(Event::Broken, Event::Message),
+            other => other,
+        };
+        Reader::new(BOUNDS, true).feed(bytes).into_iter().map(inflated).collect()
+    }
+
+    fn compressed(message: &[u8]) -> Vec<u8> {
+        deflate::Deflater::default().message(message).expect("it is worth it").to_vec()
+    }
+
+    #[test]
+    fn compressed_messages_whole_and_in_fragments_with_control_frames_between() {
+        let text = [b'z'; 300];
+        let bytes = compressed(&text);
+        let (head, tail) = bytes.split_at(3);
+        let frames = [
+            frame(0xc1, &bytes),
+            frame(0x41, head),
+            frame(0x89, b"p"),
+            frame(0x00, &tail[..1]),
+            frame(0x8a, b""),
+            frame(0x80, &tail[1..]),
+            frame(0x81, b"plain"),
+            frame(0xc2, &bytes),
+        ]
+        .concat();
+        let message = || Event::Message(text.to_vec());
+        let between = [Event::Ping(b"p".to_vec()), Event::Pong(Vec::new())];
+        let plain = Event::Message(b"plain".to_vec());
+        let want: Vec<Event> = [message()].into_iter().chain(between).chain([message(), plain, message()]).collect();
+        assert_eq!(read_compressed(&frames), want);
+        let mut reader = Reader::new(BOUNDS, true);
+        let pieces = frames.iter().flat_map(|byte| reader.feed(&[*byte]));
+        assert_eq!(pieces.count(), want.len());
+    }
+
+    #[test]
+    fn what_breaks_the_rules_of_compression_names_its_reason() {
+        let text = compressed(&[b'z'; 300]);
+        for (bytes, reason) in [
+            (frame(0xc1, &compressed(&[b'z'; 301])), Reason::TooBig),
+            (frame(0xc1, &compressed(&vec![b' '; 1 << 20])[..300]), Reason::TooBig),
+            (frame(0xc1, &[0xff; 20]), Reason::Corrupt),
+            (frame(0xc1, &text[..text.len() - 3]), Reason::Corrupt),
+            (frame(0xc1, &[]), Reason::Corrupt),
+            (frame(0xc1, &compressed(&[0xff; 300])), Reason::NotUtf8),
+            (frame(0xc9, b"a ping"), Reason::Protocol),
+            (frame(0xc8, &[3, 0xe8]), Reason::Protocol),
+            (frame(0xa1, b"another bit"), Reason::Protocol),
+            (frame(0xe1, &text), Reason::Protocol),
+            ([frame(0x41, &text[..2]), frame(0xc0, &text[2..])].concat(), Reason::Protocol),
+            ([frame(0x01, b"plain"), frame(0xc0, &text)].concat(), Reason::Protocol),
+        ] {
+            assert_eq!(read_compressed(&bytes).pop(), Some(Event::Broken(reason)), "{bytes:?}");
+        }
+        let unbidden = frame(0xc1, &text);
+        assert_eq!(read(&unbidden), [Event::Broken(Reason::Protocol)], "it was not negotiated");
     }
 
     proptest! {
@@ -297,7 +388,7 @@ mod tests {
             prop_assert_eq!(whole.len(), payloads.len());
             let mut cuts: Vec<usize> = cuts.into_iter().map(|c| c % (bytes.len() + 1)).chain([0, bytes.len()]).collect();
             cuts.sort_unstable();
-            let mut reader = Reader::new(BOUNDS);
+            let mut reader = Reader::new(BOUNDS, false);
             let pieces: Vec<Event> = cuts.windows(2).flat_map(|w| reader.feed(&bytes[w[0]..w[1]])).collect();
             prop_assert_eq!(pieces, whole);
             prop_assert!(!reader.is_partial());
@@ -306,7 +397,7 @@ mod tests {
         /// Any bytes at all: no panic, and never more held than a message and a frame.
         #[test]
         fn any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
-            let mut reader = Reader::new(BOUNDS);
+            let mut reader = Reader::new(BOUNDS, false);
             for piece in bytes.chunks(7) {
                 reader.feed(piece);
                 prop_assert!(reader.held.len() <= BOUNDS.message + 32);

@@ -12,9 +12,10 @@ use tokio::task::JoinHandle;
 use self::judge::{Oracle, plain_log};
 use crate::alloy_client::{self, Options, Start};
 use crate::harness::geth::{COUNTER_CALL, Geth, class_topic, hex};
+use crate::harness::stage::CHAIN;
 use crate::harness::tls::Files;
 use crate::harness::tools::{self, Program};
-use crate::harness::{Gateway, GatewayOptions};
+use crate::harness::{Gateway, GatewayOptions, until};
 
 /// Blocks that every client must have.
 const BLOCKS: u64 = 20;
@@ -23,12 +24,27 @@ const CLASS: u64 = 1;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn six_stock_clients_receive_exactly_the_chain() {
+    receive_exactly_the_chain("false", 0).await;
+}
+
+/// viem, ethers, web3.js and web3.py offer compression by themselves.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn six_stock_clients_receive_exactly_the_chain_where_compression_is_on() {
+    receive_exactly_the_chain("true", 4).await;
+}
+
+async fn receive_exactly_the_chain(compression: &str, compressed: i64) {
     let geth = Geth::start().await;
     let contract = geth.deploy_tick().await;
-    let gateway = Gateway::start(GatewayOptions::upstream(geth.ws_url())).await;
+    let options = GatewayOptions::upstream(geth.ws_url()).set("server.compression", compression);
+    let gateway = Gateway::start(options).await;
     let traffic = geth.traffic(&contract);
 
-    let (first, documents) = follow(&geth, &gateway.ws_url(), &contract, None).await;
+    let gauge = gateway.metrics.compressed_clients.with_label_values(&[CHAIN]);
+    let url = gateway.ws_url();
+    let all = follow(&geth, &url, &contract, None);
+    let watched = async { until("those that can have negotiated it", async || gauge.get() == compressed).await };
+    let ((first, documents), ()) = tokio::join!(all, watched);
     drop(traffic);
     assert_eq!(documents.len(), tools::CLIENT_PROGRAMS.len() + 1);
     are_exact(&geth, &contract, first, &documents).await;

@@ -7,6 +7,7 @@ mod bad_node;
 mod bench;
 mod chains;
 mod clients;
+mod compression;
 mod economy;
 mod faults;
 mod feeds;

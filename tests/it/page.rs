@@ -7,19 +7,32 @@ use std::time::Duration;
 use chaincast::devnode::{BlockTime, DevNode, DevOptions, Miner, MinerOptions, SharedChain};
 use serde_json::json;
 
-use crate::harness::{Gateway, GatewayOptions, Stage, http};
+use crate::harness::stage::CHAIN;
+use crate::harness::{Gateway, GatewayOptions, Stage, http, until};
 
 /// Longest time for a visit, reorg and cut connection included.
 const VISIT: Duration = Duration::from_mins(2);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_visitor_sees_the_chain_move() {
+    visit("false").await;
+}
+
+/// A browser offers compression by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_visitor_sees_the_chain_move_where_compression_is_on() {
+    visit("true").await;
+}
+
+async fn visit(compression: &str) {
     let chain = SharedChain::new(DevOptions { block_time: BlockTime::Wall, ..DevOptions::default() });
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
     let node = DevNode::start(chain.clone(), listener).expect("the listener is usable");
     let period = Duration::from_millis(250);
     let miner = Miner::start(chain, MinerOptions { period, reorg_probability: 0.2, ..MinerOptions::default() });
-    let gateway = Gateway::start(GatewayOptions::upstream(node.ws_url())).await;
+    let options = GatewayOptions::upstream(node.ws_url()).set("server.compression", compression);
+    let gateway = Gateway::start(options).await;
+    let compressed = gateway.metrics.compressed_clients.with_label_values(&[CHAIN]);
 
     let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser/page.mjs");
     let url = gateway.http_url();
@@ -31,6 +44,9 @@ async fn a_visitor_sees_the_chain_move() {
             .output()
             .unwrap_or_else(|error| panic!("node does not start: {error}; run tests/setup.sh"))
     });
+    if compression == "true" {
+        until("the browser has negotiated it", async || compressed.get() > 0).await;
+    }
     let output = tokio::time::timeout(VISIT, visit).await.expect("the visit ends in time").expect("it does not panic");
     let complaints = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{complaints}");

@@ -12,6 +12,7 @@ use rand::rngs::StdRng;
 use serde_json::Value;
 
 use super::model::{At, Model, Want};
+use crate::deflate::inflated_by_another;
 use crate::hub::ConnKey;
 
 /// Bytes that a client takes when it reads.
@@ -61,6 +62,10 @@ pub(super) struct Client {
     pub(super) appetite: usize,
     /// Code of the close frame that must come.
     pub(super) closed_by: Option<u16>,
+    /// It negotiated compression.
+    pub(super) compressed: bool,
+    /// Notifications that came compressed, and as they are.
+    pub(super) frames: (usize, usize),
     socket: std::net::TcpStream,
     /// The shard's end, to widen it.
     door: std::net::TcpStream,
@@ -85,11 +90,17 @@ impl fmt::Display for Client {
 }
 
 impl Client {
-    pub(super) fn new(key: ConnKey, (door, socket): (std::net::TcpStream, std::net::TcpStream)) -> Self {
+    pub(super) fn new(
+        key: ConnKey,
+        compressed: bool,
+        (door, socket): (std::net::TcpStream, std::net::TcpStream),
+    ) -> Self {
         Self {
             key,
             appetite: 700,
             closed_by: None,
+            compressed,
+            frames: (0, 0),
             socket,
             door,
             bytes: Vec::new(),
@@ -179,10 +190,19 @@ impl Client {
         }
         let bytes = std::mem::take(&mut self.bytes);
         let mut rest = bytes.as_slice();
-        while let Some((opcode, payload)) = cut(&mut rest) {
+        while let Some((first, payload)) = cut(&mut rest) {
             assert!(self.closed.is_none(), "{self}: a frame after the close frame");
-            match opcode {
-                1 => self.text(std::str::from_utf8(payload).unwrap(), model),
+            match first {
+                1 => {
+                    self.frames.1 += usize::from(!payload.starts_with(ANSWER.as_bytes()));
+                    self.text(std::str::from_utf8(payload).unwrap(), model);
+                }
+                COMPRESSED_TEXT if self.compressed => {
+                    let text = inflated_by_another(payload);
+                    assert!(payload.len() < text.len(), "{self}: compressed for nothing");
+                    self.frames.0 += 1;
+                    self.text(std::str::from_utf8(&text).unwrap(), model);
+                }
                 8 => self.closed = Some(u16::from_be_bytes([payload[0], payload[1]])),
                 9 => {}
                 other => panic!("{self}: opcode {other}"),
@@ -194,7 +214,7 @@ impl Client {
     }
 
     fn text(&mut self, text: &str, model: &Model) {
-        if text.starts_with(r#"{"answer""#) {
+        if text.starts_with(ANSWER) {
             return self.take_answer(text);
         }
         let value: Value = serde_json::from_str(text).unwrap_or_else(|e| panic!("{self}: {e}: {text}"));
@@ -229,10 +249,16 @@ impl Client {
     }
 }
 
-/// Cuts the next whole frame off: its opcode and payload.
+/// What answers begin with.
+const ANSWER: &str = r#"{"answer""#;
+
+/// The first bit behind FIN (RFC 7692 §6), and the opcode of text.
+const COMPRESSED_TEXT: u8 = 0x41;
+
+/// Cuts the next whole frame off: its opcode with the bit for compression, and its payload.
 fn cut<'a>(bytes: &mut &'a [u8]) -> Option<(u8, &'a [u8])> {
     let (first, second) = (*bytes.first()?, *bytes.get(1)?);
-    assert_eq!((first & 0xf0, second & 0x80), (0x80, 0), "a server's frame is final and unmasked");
+    assert_eq!((first & 0xb0, second & 0x80), (0x80, 0), "a server's frame is final and unmasked");
     let long = match second {
         126 => 2,
         127 => 8,
@@ -242,5 +268,5 @@ fn cut<'a>(bytes: &mut &'a [u8]) -> Option<(u8, &'a [u8])> {
     let length = if long == 0 { usize::from(second) } else { length.iter().fold(0, |n, b| n << 8 | usize::from(*b)) };
     let payload = bytes.get(2 + long..2 + long + length)?;
     *bytes = &bytes[2 + long + length..];
-    Some((first & 15, payload))
+    Some((first & 0x4f, payload))
 }

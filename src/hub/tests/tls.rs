@@ -36,7 +36,8 @@ impl World {
         let door = plain.try_clone().unwrap();
         std::thread::spawn(move || decrypt(StreamOwned::new(client, theirs), plain));
         let socket = Socket::encrypted(tokio::net::TcpStream::from_std(encrypted).unwrap(), server);
-        Client::new(self.shard.attach(socket), (door, end))
+        let compressed = self.rng.random_ratio(1, 3);
+        Client::new(self.shard.attach(socket, compressed), compressed, (door, end))
     }
 
     /// Whether a client's connection has an outbox, and whether its socket is owed bytes.

@@ -24,22 +24,25 @@ pub(crate) const CLIENT_PROGRAMS: [&str; 5] = ["viem", "ethers", "web3js", "web3
 
 /// How to run one of [`CLIENT_PROGRAMS`]; its arguments are in `tests/clients/README.md`.
 pub(crate) fn client(name: &str) -> Command {
-    let source = |file: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(file);
     match name {
         "ethclient" => Command::new(installed("bin/ethclient")),
-        "web3py" => {
-            let mut command = Command::new(installed("python/bin/python"));
-            command.arg(source("web3py.py"));
-            command
-        }
-        _ => {
-            // Node finds the packages by the link that setup.sh puts beside the programs.
-            installed("npm/node_modules");
-            let mut command = Command::new("node");
-            command.arg(source(&format!("{name}.mjs")));
-            command
-        }
+        "web3py" => program("web3py.py"),
+        _ => program(&format!("{name}.mjs")),
     }
+}
+
+/// How to run a file of `tests/clients`, in Python or for Node by its ending.
+pub(crate) fn program(file: &str) -> Command {
+    let python = Path::new(file).extension().is_some_and(|ending| ending == "py");
+    let mut command = if python {
+        Command::new(installed("python/bin/python"))
+    } else {
+        // Node finds the packages by the link that setup.sh puts beside the programs.
+        installed("npm/node_modules");
+        Command::new("node")
+    };
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(file));
+    command
 }
 
 /// A path in the cache, by the same rule as in `tests/setup.sh`.

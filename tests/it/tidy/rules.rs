@@ -23,9 +23,10 @@ const MAY_USE: [(&str, &[&str]); 7] = [
 const ONLY_FOR: [(&str, &[&str]); 1] = [("devnode", &["bench", "cli", "sim"])];
 
 /// Files and folders that are pure: no async, no clock, no I/O, no threads, no randomness.
-pub(super) const PURE: [&str; 27] = [
+pub(super) const PURE: [&str; 29] = [
     "src/chain.rs",
     "src/close.rs",
+    "src/deflate.rs",
     "src/devnode/args.rs",
     "src/devnode/block.rs",
     "src/devnode/branch.rs",
@@ -46,6 +47,7 @@ pub(super) const PURE: [&str; 27] = [
     "src/ingest/watch.rs",
     "src/ingest/window.rs",
     "src/rpc.rs",
+    "src/server/extensions.rs",
     "src/session/protocol.rs",
     "src/session/reader.rs",
     "src/session/subscribe.rs",
