@@ -8,6 +8,7 @@ mod bench;
 mod chains;
 mod clients;
 mod economy;
+mod fanout;
 mod faults;
 mod feeds;
 mod finality;

@@ -13,6 +13,7 @@ pub(crate) mod stage;
 pub(crate) mod tools;
 pub(crate) mod until;
 pub(crate) mod view;
+pub(crate) mod wanted;
 
 pub(crate) use client::Client;
 pub(crate) use crowd::Crowd;
