@@ -89,6 +89,8 @@ struct Scene {
     daemon: Daemon,
     /// What was held before anybody came.
     before: [f64; 5],
+    /// Subscriptions of those who behave.
+    subscriptions: usize,
     /// What the process had once the crowd was there.
     memory_mib: u64,
     crowd: Crowd,
@@ -121,8 +123,9 @@ impl Scene {
         let mut pace = Reader::new(Client::connect(&daemon.ws_url()).await, Arc::clone(&script));
         pace.subscribe(vec![Wish::Heads, Wish::all_logs()]).await;
         let memory_mib = daemon.memory_mib("VmRSS");
-        let mut scene = Self { script, chain, _node: node, daemon, before, memory_mib, crowd, pace };
+        let mut scene = Self { script, chain, _node: node, daemon, before, subscriptions: 0, memory_mib, crowd, pace };
         scene.block(5).await;
+        scene.subscriptions = scene.reading().await.sum("chaincast_subscriptions") as usize;
         scene
     }
 
@@ -146,17 +149,28 @@ impl Scene {
         reading(&self.daemon).await
     }
 
-    /// Waits until a gauge, or all that is called so together, is this.
-    async fn until(&self, name: &str, value: usize) {
-        until(&format!("{name} is {value}"), async || self.reading().await.sum(name) == value as f64).await;
+    /// Waits until a gauge, all series of it together, is this.
+    async fn until(&mut self, name: &str, value: usize) {
+        until(&format!("{name} is {value}"), async || self.look().await.sum(name) == value as f64).await;
+    }
+
+    /// Waits until nobody but those who behave has subscriptions.
+    async fn all_given_up(&mut self) {
+        self.until("chaincast_subscriptions", self.subscriptions).await;
+    }
+
+    /// A reading, with a look at what has come: who is not read answers no ping.
+    async fn look(&mut self) -> Reading {
+        self.pace.reach().await;
+        self.reading().await
     }
 
     /// Waits until so many clients have ended for each of these reasons, and nobody for another one.
-    async fn closed(&self, closes: &[(&str, u64)]) {
+    async fn closed(&mut self, closes: &[(&str, u64)]) {
         let closes: BTreeMap<String, u64> = closes.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect();
         let mut last = BTreeMap::new();
         let ends = async || {
-            last = self.reading().await.closes();
+            last = self.look().await.closes();
             last == closes
         };
         until(&format!("clients have ended by {closes:?}"), ends).await;
