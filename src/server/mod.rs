@@ -8,6 +8,9 @@ mod http;
 mod transport;
 mod worker;
 
+#[cfg(test)]
+mod tests;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -135,9 +135,14 @@ impl Scene {
         self.pace.reach().await;
     }
 
+    /// Somebody new.
+    async fn client(&self) -> Client {
+        Client::connect(&self.daemon.ws_url()).await
+    }
+
     /// Somebody new who holds what comes against the script.
     async fn reader(&self) -> Reader {
-        Reader::new(Client::connect(&self.daemon.ws_url()).await, Arc::clone(&self.script))
+        Reader::new(self.client().await, Arc::clone(&self.script))
     }
 
     /// The same over a socket that is soon full.
@@ -149,14 +154,17 @@ impl Scene {
         reading(&self.daemon).await
     }
 
-    /// Waits until a gauge, all series of it together, is this.
-    async fn until(&mut self, name: &str, value: usize) {
-        until(&format!("{name} is {value}"), async || self.look().await.sum(name) == value as f64).await;
+    /// Waits until at least so many clients have full sockets.
+    async fn behind(&mut self, clients: usize) {
+        let full = async || self.look().await.sum("chaincast_outbox_clients") >= clients as f64;
+        until(&format!("{clients} clients are behind"), full).await;
     }
 
     /// Waits until nobody but those who behave has subscriptions.
     async fn all_given_up(&mut self) {
-        self.until("chaincast_subscriptions", self.subscriptions).await;
+        let wanted = self.subscriptions as f64;
+        let left = async || self.look().await.sum("chaincast_subscriptions") == wanted;
+        until("all who misbehave are given up", left).await;
     }
 
     /// A reading, with a look at what has come: who is not read answers no ping.
@@ -167,7 +175,8 @@ impl Scene {
 
     /// Waits until so many clients have ended for each of these reasons, and nobody for another one.
     async fn closed(&mut self, closes: &[(&str, u64)]) {
-        let closes: BTreeMap<String, u64> = closes.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect();
+        let closes: BTreeMap<String, u64> =
+            closes.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect();
         let mut last = BTreeMap::new();
         let ends = async || {
             last = self.look().await.closes();

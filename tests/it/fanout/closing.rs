@@ -126,7 +126,7 @@ async fn clients_that_close_while_they_are_behind() {
     for _ in 0..6 {
         scene.block(40).await;
     }
-    scene.until("chaincast_outbox_clients", 3 * EACH).await;
+    scene.behind(3 * EACH).await;
     for ((one, other), third) in polite.iter_mut().zip(&mut silent).zip(&mut wrong) {
         scene.chain.mine(20);
         write(one, CLOSE).await;

@@ -86,7 +86,10 @@ impl Deck {
 }
 
 /// Does the same with each reader, some side by side.
-async fn each<F: Future<Output = Reader> + Send + 'static>(readers: Vec<Reader>, act: impl Fn(Reader) -> F) -> Vec<Reader> {
+async fn each<F: Future<Output = Reader> + Send + 'static>(
+    readers: Vec<Reader>,
+    act: impl Fn(Reader) -> F,
+) -> Vec<Reader> {
     let (mut done, mut left, mut acting) = (Vec::new(), readers.into_iter(), JoinSet::new());
     loop {
         while acting.len() < SIDE_BY_SIDE

@@ -1,7 +1,7 @@
 //! What a gateway must tell, in order: each head once it is there, each log of the chain, and each log taken back.
 //!
-//! Owns the order, and the place of each text in it: a text that is not here, byte for byte, is wrong. Heads and logs are
-//! two lists, as a head does not wait for the logs of the block below it. Knows no client.
+//! Owns the order, and the place of each text in it: a text that is not here is wrong, byte for byte, but that the members
+//! of a head may come in the order of a block that was fetched. Heads and logs are two lists, as a head does not wait for the logs of the block below it. Knows no client.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -94,7 +94,9 @@ impl Told {
 
     fn add(&mut self, block: &Block) {
         self.starts.insert(block.number(), (self.heads.items.len(), self.logs.items.len()));
-        self.heads.push(block.header_json(), None);
+        let head = block.header_json();
+        self.heads.places.insert(sorted(&head).into(), self.heads.items.len());
+        self.heads.push(head, None);
         for (text, item) in block.logs_json(false).into_iter().zip(items(block)) {
             self.logs.push(text, item);
         }
@@ -111,6 +113,11 @@ impl Told {
             self.add(&block);
         }
     }
+}
+
+/// The same value with its members in the order of their names.
+fn sorted(text: &str) -> String {
+    serde_json::from_str::<Value>(text).map(|value| value.to_string()).unwrap_or_default()
 }
 
 fn items(block: &Block) -> impl Iterator<Item = Item> {
@@ -159,7 +166,8 @@ impl Script {
             return Some(*place);
         }
         told.follow(&self.chain);
-        told.lane(list).places.get(text).copied()
+        let places = &told.lane(list).places;
+        places.get(text).or_else(|| places.get(sorted(text).as_str())).copied()
     }
 
     /// Where a block begins; behind everything where there is no such block yet.

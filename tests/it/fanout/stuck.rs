@@ -9,9 +9,9 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::Scene;
 use super::reader::Reader;
 use super::script::Wish;
-use super::Scene;
 use crate::harness::client::{Client, End};
 
 /// Clients of each kind.
@@ -51,7 +51,7 @@ async fn clients_that_never_read() {
     for _ in 0..5 {
         scene.block(LOGS_OF_BLOCK).await;
     }
-    scene.until("chaincast_outbox_clients", 2 * STUCK).await;
+    scene.behind(2 * STUCK).await;
     let full = Instant::now();
     for _ in 0..BLOCKS {
         scene.block(LOGS_OF_BLOCK).await;
@@ -100,7 +100,11 @@ impl Line {
     }
 }
 
-async fn pump(client: tokio::net::TcpStream, gateway: tokio::net::TcpStream, mut rate: watch::Receiver<(usize, Duration)>) {
+async fn pump(
+    client: tokio::net::TcpStream,
+    gateway: tokio::net::TcpStream,
+    mut rate: watch::Receiver<(usize, Duration)>,
+) {
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_gateway, mut to_gateway) = gateway.into_split();
     let up = async { drop(tokio::io::copy(&mut from_client, &mut to_gateway).await) };
