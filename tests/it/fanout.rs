@@ -51,33 +51,38 @@ const HELD: [&str; 5] = [
     "chaincast_outbox_bytes",
 ];
 
-/// What the gateway says of itself at one moment, by series.
-struct Reading(BTreeMap<String, f64>);
+/// What the gateway says of itself at one moment, by series, as far as it is whole numbers.
+struct Reading(BTreeMap<String, i64>);
 
 impl Reading {
     fn of(text: &str) -> Self {
         let lines = text.lines().filter(|line| !line.starts_with('#'));
         let series = lines.filter_map(|line| line.rsplit_once(' '));
-        Self(series.map(|(name, value)| (name.to_owned(), value.parse().expect("a value is a number"))).collect())
+        let whole = series.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)));
+        Self(whole.collect())
     }
 
     /// All series of this name together.
-    fn sum(&self, name: &str) -> f64 {
+    fn sum(&self, name: &str) -> i64 {
         let is_it = |series: &str| series.split('{').next() == Some(name);
         self.0.iter().filter(|(series, _)| is_it(series)).map(|(_, value)| value).sum()
     }
 
+    /// The same, where it cannot be negative.
+    fn count(&self, name: &str) -> usize {
+        usize::try_from(self.sum(name)).expect("it is a count")
+    }
+
     /// What is held for clients.
-    fn held(&self) -> [f64; 5] {
+    fn held(&self) -> [i64; 5] {
         HELD.map(|name| self.sum(name))
     }
 
     /// Connections that ended, by reason.
-    fn closes(&self) -> BTreeMap<String, u64> {
+    fn closes(&self) -> BTreeMap<String, i64> {
         let prefix = format!("chaincast_closes_total{{chain=\"{CHAIN}\",reason=\"");
-        let ends = self.0.iter().filter_map(|(series, value)| Some((series.strip_prefix(&prefix)?, value)));
-        ends.map(|(rest, value)| (rest.trim_end_matches("\"}").to_owned(), format!("{value}").parse().unwrap()))
-            .collect()
+        let ends = self.0.iter().filter_map(|(series, count)| Some((series.strip_prefix(&prefix)?, count)));
+        ends.map(|(rest, count)| (rest.trim_end_matches("\"}").to_owned(), *count)).collect()
     }
 }
 
@@ -88,7 +93,7 @@ struct Scene {
     _node: DevNode,
     daemon: Daemon,
     /// What was held before anybody came.
-    before: [f64; 5],
+    before: [i64; 5],
     /// Subscriptions of those who behave.
     subscriptions: usize,
     /// What the process had once the crowd was there.
@@ -125,7 +130,7 @@ impl Scene {
         let memory_mib = daemon.memory_mib("VmRSS");
         let mut scene = Self { script, chain, _node: node, daemon, before, subscriptions: 0, memory_mib, crowd, pace };
         scene.block(5).await;
-        scene.subscriptions = scene.reading().await.sum("chaincast_subscriptions") as usize;
+        scene.subscriptions = scene.reading().await.count("chaincast_subscriptions");
         scene
     }
 
@@ -156,14 +161,14 @@ impl Scene {
 
     /// Waits until at least so many clients have full sockets.
     async fn behind(&mut self, clients: usize) {
-        let full = async || self.look().await.sum("chaincast_outbox_clients") >= clients as f64;
+        let full = async || self.look().await.count("chaincast_outbox_clients") >= clients;
         until(&format!("{clients} clients are behind"), full).await;
     }
 
     /// Waits until nobody but those who behave has subscriptions.
     async fn all_given_up(&mut self) {
-        let wanted = self.subscriptions as f64;
-        let left = async || self.look().await.sum("chaincast_subscriptions") == wanted;
+        let wanted = self.subscriptions;
+        let left = async || self.look().await.count("chaincast_subscriptions") == wanted;
         until("all who misbehave are given up", left).await;
     }
 
@@ -174,9 +179,10 @@ impl Scene {
     }
 
     /// Waits until so many clients have ended for each of these reasons, and nobody for another one.
-    async fn closed(&mut self, closes: &[(&str, u64)]) {
-        let closes: BTreeMap<String, u64> =
-            closes.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect();
+    async fn closed(&mut self, closes: &[(&str, usize)]) {
+        let count = |count: usize| i64::try_from(count).expect("clients are few");
+        let closes: BTreeMap<String, i64> =
+            closes.iter().map(|(reason, clients)| ((*reason).to_owned(), count(*clients))).collect();
         let mut last = BTreeMap::new();
         let ends = async || {
             last = self.look().await.closes();
@@ -199,7 +205,7 @@ impl Scene {
         println!("{name}: {memory_mib} MiB with the crowd, {most} MiB at most, {now} MiB in the end");
         assert!(most <= memory_mib + more_mib, "{name}: {most} MiB at most, {memory_mib} MiB with the crowd alone");
         let reading = reading(&daemon).await;
-        assert_eq!(reading.sum("chaincast_gaps_total") + reading.sum("chaincast_panics_total"), 0.0);
+        assert_eq!(reading.sum("chaincast_gaps_total") + reading.sum("chaincast_panics_total"), 0);
     }
 }
 

@@ -79,7 +79,7 @@ async fn clients_that_vanish() {
         assert!(reader.received > 0, "its socket took everything");
     }
     drop(mute);
-    scene.closed(&[("peer_gone", 2 * EACH as u64), ("pong_timeout", EACH as u64)]).await;
+    scene.closed(&[("peer_gone", 2 * EACH), ("pong_timeout", EACH)]).await;
     scene.ends("vanish", MORE_MIB).await;
 }
 
@@ -111,7 +111,7 @@ async fn clients_that_end_in_the_middle_of_a_frame() {
         assert_eq!(reader.end().await, End::Closed(1008, "message not complete in time".to_owned()));
     }
     drop(late);
-    scene.closed(&[("peer_gone", 9 * EACH as u64), ("message_timeout", EACH as u64)]).await;
+    scene.closed(&[("peer_gone", 9 * EACH), ("message_timeout", EACH)]).await;
     scene.ends("half a frame", MORE_MIB).await;
 }
 
@@ -141,7 +141,7 @@ async fn clients_that_close_while_they_are_behind() {
         assert!(one.received > 0 && third.received > 0, "they read what was held");
     }
     drop((polite, wrong));
-    scene.closed(&[("client_closed", 2 * EACH as u64), ("protocol", EACH as u64)]).await;
+    scene.closed(&[("client_closed", 2 * EACH), ("protocol", EACH)]).await;
     scene.ends("close behind", MORE_MIB).await;
     drop(silent);
 }

@@ -1,7 +1,7 @@
 //! A block with 20,000 logs, told to clients with one filter that takes all, with a narrow one and with many, to some that
 //! do not read, and taken back by a reorg.
 
-use alloy_primitives::B256;
+use alloy_primitives::{Address, B256};
 use chaincast::devnode::Economy;
 
 use super::Scene;
@@ -21,7 +21,7 @@ const MORE_MIB: u64 = 120;
 /// All logs; those of one token and sender; those of each sender and of each receiver, one by one.
 fn wishes(economy: &Economy, kind: usize) -> Vec<Wish> {
     let of = |addresses, topics| Wish::Logs(Wanted { addresses, topics });
-    let holders: Vec<B256> = economy.holders().iter().map(|holder| holder.into_word()).collect();
+    let holders: Vec<B256> = economy.holders().iter().map(Address::into_word).collect();
     let token = economy.tokens()[0].address;
     match kind {
         0 => vec![Wish::Heads, Wish::all_logs()],
@@ -68,7 +68,7 @@ async fn a_block_of_20_000_logs_comes_and_goes() {
     scene.block(20).await;
     all_reach(&mut readers).await;
     drop(readers);
-    scene.closed(&[("peer_gone", (3 * EACH + STUCK) as u64)]).await;
+    scene.closed(&[("peer_gone", 3 * EACH + STUCK)]).await;
     scene.ends("20,000 logs", MORE_MIB).await;
 }
 

@@ -114,9 +114,8 @@ impl Reader {
         let list = sub.wish.list();
         let place = self.script.place(list, result).unwrap_or_else(|| panic!("not of this chain: {result}"));
         assert!(self.script.is_wanted(&sub.wish, place), "{:?} does not take {result}", sub.wish);
-        let last = &mut self.last[at(list)];
-        assert!(*last < Some((place, sub.n)), "{:?} comes after {last:?}", (place, sub.n));
-        *last = Some((place, sub.n));
+        let before = self.last[at(list)].replace((place, sub.n));
+        assert!(before < Some((place, sub.n)), "{:?} comes after {before:?}", (place, sub.n));
         self.lacks_nothing(&self.subs[id], place);
         self.subs.get_mut(id).expect("it is there").next = Some(place + 1);
         self.received += 1;

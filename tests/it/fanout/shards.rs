@@ -83,10 +83,10 @@ async fn a_shard_that_is_kept_busy() {
     used.sort_unstable();
     println!("ticks of the shards: {used:?}; the calm one's clients had a block after {longest:?} at most");
     assert!(used[1] > 3 * used[0], "no shard was busier than the other: {used:?}");
-    assert_eq!(scene.reading().await.sum("chaincast_refusals_total"), 0.0, "nobody was refused");
+    assert_eq!(scene.reading().await.sum("chaincast_refusals_total"), 0, "nobody was refused");
     floods.shutdown().await;
     drop((calm, late));
-    scene.closed(&[("peer_gone", (2 * BUSY + 2 * BLOCKS) as u64)]).await;
+    scene.closed(&[("peer_gone", 2 * BUSY + 2 * BLOCKS)]).await;
     scene.ends("a busy shard", MORE_MIB).await;
 }
 
@@ -114,7 +114,7 @@ async fn thousands_of_connects_during_a_broadcast() {
                 let (url, script) = (url.clone(), script.clone());
                 tokio::spawn(async move { visit(Reader::new(Client::connect(&url).await, script)).await })
             })
-            .buffer_unordered(CONNECTING)
+            .buffered(CONNECTING)
             .for_each(async |visit| visit.expect("it is let in and gets a head")),
     );
     let mut blocks = 0;
@@ -125,10 +125,10 @@ async fn thousands_of_connects_during_a_broadcast() {
     tokio::time::timeout(PATIENCE, storm).await.expect("it is finished").expect("no visit fails");
     println!("{CONNECTS} came and went during {blocks} blocks to {} clients", 2 * CROWD);
     assert!(blocks > 10, "there was hardly a broadcast");
-    scene.closed(&[("peer_gone", CONNECTS as u64)]).await;
+    scene.closed(&[("peer_gone", CONNECTS)]).await;
     let reading = scene.reading().await;
-    assert_eq!(reading.sum("chaincast_refusals_total"), 0.0);
+    assert_eq!(reading.sum("chaincast_refusals_total"), 0);
     let connected = 2 * CROWD + 1 + CONNECTS;
-    assert_eq!(reading.sum("chaincast_handshakes_total"), connected as f64);
+    assert_eq!(reading.count("chaincast_handshakes_total"), connected);
     scene.ends("thousands of connects", MORE_MIB).await;
 }

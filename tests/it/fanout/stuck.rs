@@ -34,7 +34,7 @@ fn owed_mib(scene: &Scene, clients: usize) -> usize {
     let blocks = scene.chain.canonical_blocks();
     let heads: usize = blocks.iter().map(|block| block.header_json().len()).sum();
     let logs: usize = blocks.iter().flat_map(|block| block.logs_json(false)).map(|log| log.len()).sum();
-    (heads * HEADS + logs * LOGS) * clients / 2 >> 20
+    ((heads * HEADS + logs * LOGS) * clients / 2) >> 20
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -65,7 +65,7 @@ async fn clients_that_never_read() {
         assert_eq!(reader.end().await, end);
     }
     drop(stuck.drain(..STUCK));
-    scene.closed(&[("write_stalled", 2 * STUCK as u64)]).await;
+    scene.closed(&[("write_stalled", 2 * STUCK)]).await;
     scene.ends("never read", MORE_MIB).await;
     drop(stuck);
 }
@@ -148,7 +148,7 @@ async fn trickles(name: &str, rate: (usize, Duration), keys: &[(&str, &str)], wh
         assert!(reader.received > 0, "it read nothing at all");
     }
     drop(slow);
-    scene.closed(&[(label, STUCK as u64)]).await;
+    scene.closed(&[(label, STUCK)]).await;
     scene.ends(name, MORE_MIB).await;
 }
 

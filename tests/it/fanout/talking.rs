@@ -84,7 +84,7 @@ async fn clients_that_subscribe_and_unsubscribe_in_a_loop() {
         assert_eq!(reader.ids().len(), 2);
     }
     drop(kept);
-    scene.closed(&[("peer_gone", TALKERS as u64)]).await;
+    scene.closed(&[("peer_gone", TALKERS)]).await;
     scene.ends("subscribe in a loop", MORE_MIB).await;
 }
 
@@ -162,6 +162,6 @@ async fn clients_that_ask_while_they_are_written_to() {
         }
     }
     drop(talkers);
-    scene.closed(&[("peer_gone", TALKERS as u64)]).await;
+    scene.closed(&[("peer_gone", TALKERS)]).await;
     scene.ends("ask while written to", MORE_MIB).await;
 }

@@ -79,13 +79,15 @@ pub(super) fn filters(economy: &Economy) -> Vec<Filter> {
     ]
 }
 
+/// The logs of a block, added or removed, as the chain has them.
+type OwnLogs = HashMap<(B256, bool), Arc<Vec<Value>>>;
+
 /// The texts that are known.
 pub(super) struct Known {
     chain: SharedChain,
     heads: Mutex<HashMap<Box<str>, Arc<Event>>>,
     logs: Mutex<HashMap<Box<str>, Arc<Event>>>,
-    /// The logs of a block, added or removed, as the chain has them.
-    own: Mutex<HashMap<(B256, bool), Arc<Vec<Value>>>>,
+    own: Mutex<OwnLogs>,
     arrivals: Mutex<HashMap<B256, Instant>>,
 }
 
