@@ -132,7 +132,12 @@ async fn change(mut reader: Reader, wishes: Vec<Wish>, seed: u64) -> Reader {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn very_many_filters() {
     let filters = asked("CHAINCAST_FILTERS", FILTERS);
-    let keys = [("limits.lag_max", "10m"), ("limits.lag_max_blocks", "100000"), ("server.ping_interval", "30m")];
+    let keys = [
+        ("limits.lag_max", "10m"),
+        ("limits.lag_max_blocks", "100000"),
+        ("server.pong_timeout", "30m"),
+        ("server.ping_interval", "30m"),
+    ];
     let mut scene = Scene::on(layout(), 20, &keys).await;
     let economy = scene.chain.economy();
     let mut deck = Deck { drawn: HashSet::new(), rng: StdRng::seed_from_u64(7) };

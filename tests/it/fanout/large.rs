@@ -38,7 +38,7 @@ fn wishes(economy: &Economy, kind: usize) -> Vec<Wish> {
 async fn a_block_of_20_000_logs_comes_and_goes() {
     // Reading 20,000 logs takes a test's client seconds, which is no fault of the client.
     let patient = ["limits.lag_max", "limits.write_stall_max", "limits.tcp_user_timeout"].map(|key| (key, "90s"));
-    let keys = [&patient[..], &[("server.ping_interval", "30m")]].concat();
+    let keys = [&patient[..], &[("server.pong_timeout", "30m"), ("server.ping_interval", "30m")]].concat();
     let mut scene = Scene::start(4, &keys).await;
     let economy = scene.chain.economy();
     let (mut readers, mut stuck) = (Vec::new(), Vec::new());

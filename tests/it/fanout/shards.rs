@@ -48,7 +48,9 @@ async fn flood(mut client: Client) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shard_that_is_kept_busy() {
-    let mut scene = Scene::start(60, &[("server.shards", "2"), ("server.ping_interval", "30m")]).await;
+    let mut scene =
+        Scene::start(60, &[("server.shards", "2"), ("server.pong_timeout", "30m"), ("server.ping_interval", "30m")])
+            .await;
     let mut calm = Vec::new();
     let (mut floods, before) = (JoinSet::new(), ticks(&scene));
     for _ in 0..BUSY {
