@@ -30,7 +30,7 @@ const FAILED_WAIT: Duration = Duration::from_millis(50);
 /// A thread's part in the listening socket.
 #[derive(Debug)]
 pub struct Door {
-    listener: Arc<TcpListener>,
+    listener: TcpListener,
     addresses: Arc<Addresses>,
     connections_max: usize,
     /// Connections of each thread.
@@ -50,17 +50,18 @@ impl Door {
         metrics: &Metrics,
     ) -> io::Result<Vec<Self>> {
         prepare(&listener, options)?;
-        let listener = Arc::new(listener);
         let counts: Arc<[Arc<AtomicUsize>]> = (0..threads).map(|_| Arc::default()).collect();
-        let one = |own| Self {
-            listener: listener.clone(),
-            addresses: addresses.clone(),
-            connections_max: options.connections_max,
-            counts: counts.clone(),
-            own,
-            metrics: metrics.clone(),
+        let one = |own| {
+            Ok(Self {
+                listener: listener.try_clone()?,
+                addresses: addresses.clone(),
+                connections_max: options.connections_max,
+                counts: counts.clone(),
+                own,
+                metrics: metrics.clone(),
+            })
         };
-        Ok((0..threads).map(one).collect())
+        (0..threads).map(one).collect()
     }
 
     /// Begins to listen, on the reactor of this thread.
@@ -69,7 +70,7 @@ impl Door {
             deprecated,
             reason = "its unsafe successor asks for what std's listener gives: it keeps its descriptor"
         )]
-        let readiness = AsyncFd::with_interest(self.listener.clone(), Interest::READABLE)?;
+        let readiness = AsyncFd::with_interest(self.listener.try_clone()?, Interest::READABLE)?;
         Ok(Open { door: self, readiness, was_courteous: false })
     }
 
@@ -100,7 +101,7 @@ impl Door {
 #[derive(Debug)]
 pub(super) struct Open {
     door: Door,
-    readiness: AsyncFd<Arc<TcpListener>>,
+    readiness: AsyncFd<TcpListener>,
     /// Others were let accept first.
     was_courteous: bool,
 }

@@ -9,6 +9,7 @@ mod chains;
 mod clients;
 mod compression;
 mod economy;
+mod fanout;
 mod faults;
 mod feeds;
 mod finality;

@@ -1,7 +1,7 @@
 //! A thousand clients and a hundred filters: each gets exactly its events, once, in order.
 //!
-//! What each is owed is worked out from the chain's own blocks by a matcher that shares nothing with the gateway's. Owns
-//! that matcher, the filters, and the judgement of what a client received.
+//! What each is owed is worked out from the chain's own blocks by the harness's matcher. Owns the filters and the
+//! judgement of what a client received.
 
 use std::collections::{HashMap, HashSet};
 use std::net::TcpListener;
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use alloy_primitives::{Address, B256, Bytes};
 use chaincast::devnode::{Block, DevNode, DevOptions, Economy, LogAt, SharedChain, TRANSFER_TOPIC};
 use futures_util::{SinkExt, StreamExt};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
@@ -23,6 +23,7 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_conf
 use tokio_util::sync::CancellationToken;
 
 use crate::harness::client::PATIENCE;
+use crate::harness::wanted::Wanted;
 use crate::harness::{Client, Gateway, GatewayOptions};
 
 const CLIENTS: usize = 1_000;
@@ -36,41 +37,6 @@ const IN_FLIGHT: usize = 4;
 const CONNECTING: usize = 50;
 /// The id of the call whose answer ends a client's record.
 const LAST_CALL: u64 = 99;
-
-/// A filter, as lists of what is allowed; an empty list allows anything.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Wanted {
-    addresses: Vec<Address>,
-    topics: Vec<Vec<B256>>,
-}
-
-impl Wanted {
-    fn takes(&self, log: &LogEvent) -> bool {
-        let allowed = |list: &[B256], topic: &B256| list.is_empty() || list.contains(topic);
-        (self.addresses.is_empty() || self.addresses.contains(&log.address))
-            && self.topics.len() <= log.topics.len()
-            && self.topics.iter().zip(&log.topics).all(|(list, topic)| allowed(list, topic))
-    }
-
-    /// As stock clients write it: `null`, a value, or a list.
-    fn json(&self) -> Value {
-        fn short<T: Serialize>(list: &[T]) -> Value {
-            match list {
-                [] => Value::Null,
-                [one] => json!(one),
-                several => json!(several),
-            }
-        }
-        let mut filter = json!({});
-        if !self.addresses.is_empty() {
-            filter["address"] = short(&self.addresses);
-        }
-        if !self.topics.is_empty() {
-            filter["topics"] = self.topics.iter().map(|list| short(list)).collect();
-        }
-        filter
-    }
-}
 
 /// A hundred different filters: five that take all or nothing, and ten families of narrower ones.
 fn filters(economy: &Economy) -> Vec<Wanted> {
@@ -183,7 +149,7 @@ impl Owed {
         self.heads.push(head_of(block));
         let all = logs_of(block);
         for (filter, owed) in self.filters.iter().zip(&mut self.logs) {
-            owed.extend(all.iter().filter(|log| filter.takes(log)).cloned());
+            owed.extend(all.iter().filter(|log| filter.takes(&log.address, &log.topics)).cloned());
         }
     }
 

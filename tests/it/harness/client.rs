@@ -1,14 +1,15 @@
 //! A plain WebSocket JSON-RPC client, on tokio-tungstenite, that hides nothing of what arrives.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, client_async};
 
 use super::tls;
 
@@ -35,6 +36,16 @@ pub(crate) enum End {
 impl Client {
     pub(crate) async fn connect(url: &str) -> Self {
         Self::over(tls::websocket(url, None).await.expect("the gateway takes WebSockets"))
+    }
+
+    /// Over a socket for which the kernel holds next to nothing, so that a client that does not read is noticed after
+    /// kilobytes.
+    pub(crate) async fn narrow(address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(4096).expect("the size may be set before connecting");
+        let stream = socket.connect(address).await.expect("the gateway listens");
+        let upgraded = client_async(format!("ws://{address}"), MaybeTlsStream::Plain(stream)).await;
+        Self::over(upgraded.expect("it takes WebSockets").0)
     }
 
     /// On a WebSocket whose handshake is done.

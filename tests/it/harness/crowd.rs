@@ -233,7 +233,7 @@ impl Listener {
 }
 
 /// The subscription and the result of a notification, in the compact form in which the gateway writes them.
-fn notification(text: &str) -> Option<(&str, &str)> {
+pub(crate) fn notification(text: &str) -> Option<(&str, &str)> {
     let rest = text.strip_prefix(r#"{"jsonrpc":"2.0","method":"eth_subscription","params":{"subscription":""#)?;
     let (id, rest) = rest.split_once(r#"","result":"#)?;
     Some((id, rest.strip_suffix("}}")?))

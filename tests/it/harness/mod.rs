@@ -14,6 +14,7 @@ pub(crate) mod tls;
 pub(crate) mod tools;
 pub(crate) mod until;
 pub(crate) mod view;
+pub(crate) mod wanted;
 
 pub(crate) use client::Client;
 pub(crate) use crowd::Crowd;

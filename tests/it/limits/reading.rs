@@ -1,8 +1,6 @@
 //! Clients that do not read, or not fast enough: closed with 1013, and until then nothing of what they got is wrong.
 
 use serde_json::json;
-use tokio::net::TcpSocket;
-use tokio_tungstenite::{MaybeTlsStream, client_async};
 
 use crate::harness::client::{Client, End};
 use crate::harness::stage::CHAIN;
@@ -14,15 +12,6 @@ const BUFFERS: [(&str, &str); 2] = [("limits.send_buffer_bytes", "4096"), ("serv
 /// What a client that does not read is owed: little beside what the journal holds, so that no other bound is passed.
 const BLOCKS: usize = 20;
 
-/// A client whose kernel takes next to nothing for it.
-async fn small_client(stage: &Stage) -> Client {
-    let socket = TcpSocket::new_v4().expect("a socket");
-    socket.set_recv_buffer_size(4096).expect("the size may be set before connecting");
-    let stream = socket.connect(stage.gateway.address()).await.expect("the gateway listens");
-    let upgraded = client_async(stage.gateway.ws_url(), MaybeTlsStream::Plain(stream)).await;
-    Client::over(upgraded.expect("it takes WebSockets").0)
-}
-
 /// Subscriptions to heads that are open.
 fn head_subscriptions(stage: &Stage) -> i64 {
     stage.gateway.metrics.subscriptions.with_label_values(&[CHAIN, "newHeads"]).get()
@@ -33,7 +22,7 @@ async fn is_given_up(keys: &[(&str, &str)], reason: &str, label: &str) {
     let keys = [&BUFFERS, keys].concat();
     let stage = Stage::start(&keys).await;
     let mut beside = stage.watcher().await;
-    let mut stuck = Watcher::on(small_client(&stage).await, None).await;
+    let mut stuck = Watcher::on(Client::narrow(stage.gateway.address()).await, None).await;
     assert_eq!(head_subscriptions(&stage), 2);
     for _ in 0..BLOCKS {
         stage.chain.mine(50);
@@ -74,7 +63,7 @@ async fn a_socket_that_takes_no_byte() {
 async fn a_slow_client_within_the_bounds_gets_everything() {
     let stage = Stage::start(&BUFFERS).await;
     let mut beside = stage.watcher().await;
-    let mut slow = Watcher::on(small_client(&stage).await, None).await;
+    let mut slow = Watcher::on(Client::narrow(stage.gateway.address()).await, None).await;
     for _ in 0..10 {
         stage.chain.mine(100);
     }
@@ -97,7 +86,7 @@ async fn a_client_that_asks_and_does_not_read_is_read_no_more() {
     let mut beside = stage.watcher().await;
     stage.chain.mine(100);
     beside.reach(&stage.chain).await;
-    let mut client = small_client(&stage).await;
+    let mut client = Client::narrow(stage.gateway.address()).await;
     let ask = json!({"jsonrpc": "2.0", "id": 1, "method": "eth_getLogs", "params": [{ "blockHash": stage.chain.head().hash }]});
     let batch = format!("[{}]", vec![ask.to_string(); 10].join(","));
     for _ in 0..20 {

@@ -79,17 +79,22 @@ pub(super) fn filters(economy: &Economy) -> Vec<Filter> {
     ]
 }
 
+/// The logs of a block, added or removed, as the chain has them.
+type OwnLogs = HashMap<(B256, bool), Arc<Vec<Value>>>;
+
 /// The texts that are known.
 pub(super) struct Known {
     chain: SharedChain,
     heads: Mutex<HashMap<Box<str>, Arc<Event>>>,
     logs: Mutex<HashMap<Box<str>, Arc<Event>>>,
+    own: Mutex<OwnLogs>,
     arrivals: Mutex<HashMap<B256, Instant>>,
 }
 
 impl Known {
     pub(super) fn new(chain: SharedChain) -> Self {
-        Self { chain, heads: Mutex::default(), logs: Mutex::default(), arrivals: Mutex::default() }
+        let (heads, logs, own, arrivals) = (Mutex::default(), Mutex::default(), Mutex::default(), Mutex::default());
+        Self { chain, heads, logs, own, arrivals }
     }
 
     /// The event that a result is, of a subscription to heads or to logs.
@@ -121,6 +126,14 @@ impl Known {
         self.chain.block(hash).ok_or_else(|| format!("no block of this chain: {event}"))
     }
 
+    /// The logs of a block as values, read once.
+    fn own_logs(&self, block: &Block, removed: bool) -> Arc<Vec<Value>> {
+        let read = |json: &String| serde_json::from_str(json).expect("the chain writes JSON");
+        let mut own = self.own.lock().expect("no client panics");
+        let logs = own.entry((block.hash(), removed));
+        Arc::clone(logs.or_insert_with(|| Arc::new(block.logs_json(removed).iter().map(read).collect())))
+    }
+
     fn head(&self, text: &str) -> Result<Event, String> {
         let value: Value = serde_json::from_str(text).map_err(|error| format!("{error}: {text}"))?;
         let block = self.block(&value, "hash")?;
@@ -135,11 +148,12 @@ impl Known {
         let value: Value = serde_json::from_str(text).map_err(|error| format!("{error}: {text}"))?;
         let block = self.block(&value, "blockHash")?;
         let removed = value["removed"] == json!(true);
-        let own = block.logs().zip(block.logs_json(removed)).find(|(_, json)| {
-            let own: Value = serde_json::from_str(json).expect("the chain writes JSON");
-            own == value
-        });
-        let (at, _) = own.ok_or_else(|| format!("a log is not the chain's own: {text}"))?;
+        let index = value["logIndex"].as_str().and_then(|index| index.strip_prefix("0x"));
+        let index = index.and_then(|index| usize::from_str_radix(index, 16).ok()).unwrap_or(usize::MAX);
+        if self.own_logs(&block, removed).get(index) != Some(&value) {
+            return Err(format!("a log is not the chain's own: {text}"));
+        }
+        let at = block.logs().nth(index).expect("it was compared");
         let key = LogKey { number: block.number(), index: at.log_index, block: block.hash() };
         let (address, topics) = (at.transfer.address(block.economy()), at.transfer.topics(block.economy()));
         Ok(Event::Log { key, removed, address, topics })
