@@ -20,7 +20,7 @@ use crate::hub;
 use crate::ingest::{self, Ingest, Tracker};
 use crate::journal::{self, Journal};
 use crate::metrics::Metrics;
-use crate::server::{self, Acceptor, Readiness, Worker, WorkerHandle};
+use crate::server::{self, Arrivals, Door, Readiness, Worker};
 use crate::session;
 use crate::upstream::{self, DemandHandle, Ears, State};
 
@@ -128,19 +128,9 @@ pub async fn run(
     });
     tasks.spawn(server::serve_admin(admin, metrics.clone(), readiness, serving.clone()));
     let ended = CancellationToken::new();
-    let (workers, threads) = start_workers(&options, &chains, &metrics, (&accepting, &ended))?;
-    let acceptor = Acceptor {
-        options: options.server.clone(),
-        addresses: session::Addresses::new(options.limits.clone()),
-        workers,
-        metrics: metrics.clone(),
-    };
-    let accepted = acceptor.run(public, accepting.clone());
-    tasks.spawn(async move {
-        if let Err(error) = accepted.await {
-            tracing::error!(%error, "server.listen: the socket cannot be listened on");
-        }
-    });
+    let addresses = session::Addresses::new(options.limits.clone());
+    let doors = Door::shared(public, options.shards.max(1), &options.server, &addresses, &metrics);
+    let threads = start_workers(doors.context("server.listen")?, &options, &chains, &metrics, (&accepting, &ended))?;
 
     let early = tokio::select! {
         () = stop => None,
@@ -240,15 +230,14 @@ pub(crate) fn start_chain_through(
 /// Starts the shard threads, each with a runtime of its own. They end on the first token; the second is cancelled when
 /// one has ended, by a panic too.
 fn start_workers(
+    doors: Vec<Door>,
     options: &Options,
     chains: &[server::Chain],
     metrics: &Metrics,
     (stop, ended): (&CancellationToken, &CancellationToken),
-) -> anyhow::Result<(Vec<WorkerHandle>, Vec<std::thread::JoinHandle<()>>)> {
-    let mut handles = Vec::new();
+) -> anyhow::Result<Vec<std::thread::JoinHandle<()>>> {
     let mut threads = Vec::new();
-    for number in 0..options.shards.max(1) {
-        let (handle, queue) = WorkerHandle::new();
+    for (number, door) in doors.into_iter().enumerate() {
         let worker = Worker {
             chains: chains.to_vec(),
             options: options.server.clone(),
@@ -261,11 +250,10 @@ fn start_workers(
         let thread = std::thread::Builder::new().name(format!("shard-{number}"));
         threads.push(thread.spawn(move || {
             let _ended = ended;
-            runtime.block_on(worker.run(queue, stop));
+            runtime.block_on(worker.run(Arrivals::Door(door), stop));
         })?);
-        handles.push(handle);
     }
-    Ok((handles, threads))
+    Ok(threads)
 }
 
 /// The secret behind subscription ids: kept in the data dir, so that ids survive a restart; else made anew.

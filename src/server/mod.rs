@@ -1,31 +1,25 @@
 //! Listeners: the public one, where WebSocket and HTTP share a port, and the admin one.
 //!
-//! The acceptor takes connections and hands each to the shard thread with the fewest; the handshake and all that
-//! follows happen there. Owns the caps on connections. Knows nothing of what is said on them.
+//! The shard threads accept connections for themselves; the handshake and all that follows happen where a connection
+//! was accepted. Owns the caps on connections. Knows nothing of what is said on them.
 
 mod admin;
+mod door;
 mod extensions;
 mod http;
 mod tls;
 mod transport;
 mod worker;
 
-use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use rustix::net::SocketFlags;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
-
 use crate::metrics::Metrics;
-use crate::session::{Addresses, Permit};
+use crate::session::Permit;
 
 pub use admin::{Readiness, serve_admin};
+pub use door::Door;
 pub use tls::{Tls, WrongFile};
 use transport::Carrier;
 pub use worker::{Chain, Worker};
@@ -65,11 +59,19 @@ pub struct Options {
     pub drain_clients_max: Duration,
 }
 
-/// Counts connections while it lives.
+/// Counts a connection while it lives.
 #[derive(Debug)]
 pub(crate) struct Counted {
     count: Arc<AtomicUsize>,
     metrics: Metrics,
+}
+
+impl Counted {
+    fn new(count: Arc<AtomicUsize>, metrics: Metrics) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        metrics.connections.inc();
+        Self { count, metrics }
+    }
 }
 
 impl Drop for Counted {
@@ -79,128 +81,56 @@ impl Drop for Counted {
     }
 }
 
-/// A connection on its way to a shard thread.
+/// A connection that a shard thread is to serve.
 #[derive(Debug)]
-pub struct Accepted {
+pub(crate) struct Accepted {
     carrier: Carrier,
     permit: Permit,
     counted: Counted,
 }
 
-/// A shard thread as the acceptor sees it.
-#[derive(Debug, Clone)]
-pub struct WorkerHandle {
-    connections: Arc<AtomicUsize>,
-    queue: mpsc::Sender<Accepted>,
+/// Where a shard thread's connections come from.
+#[derive(Debug)]
+pub enum Arrivals {
+    /// The listening socket.
+    Door(Door),
+    /// Connections in memory, which the tests hand over.
+    #[cfg(test)]
+    Memory(InMemory),
 }
 
-impl WorkerHandle {
-    /// A handle and the queue's other end. The queue is short: a thread that does not take is passed over.
-    #[must_use]
-    pub fn new() -> (Self, mpsc::Receiver<Accepted>) {
-        let (queue, taken) = mpsc::channel(64);
-        (Self { connections: Arc::default(), queue }, taken)
-    }
-}
-
-/// Accepts until stopped.
-pub struct Acceptor {
-    /// Bounds.
-    pub options: Options,
-    /// Who may connect.
-    pub addresses: Arc<Addresses>,
-    /// Where connections go.
-    pub workers: Vec<WorkerHandle>,
-    /// Metrics.
-    pub metrics: Metrics,
-}
-
-impl Acceptor {
-    /// Accepts on a listening socket until stopped. Fails only at once, if it is none.
-    pub async fn run(self, listener: TcpListener, stop: CancellationToken) -> io::Result<()> {
-        prepare(&listener, &self.options)?;
-        // Not tokio's own listener: what it accepts is registered with this thread's reactor, and is to go to another.
-        #[expect(
-            deprecated,
-            reason = "its unsafe successor asks for what std's listener gives: it keeps its descriptor"
-        )]
-        let listener = AsyncFd::with_interest(listener, Interest::READABLE)?;
-        loop {
-            let mut ready = tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                ready = listener.readable() => ready?,
-            };
-            match ready.try_io(|listener| accept(listener.get_ref())) {
-                Ok(Ok((stream, peer))) => self.take(stream, peer).await,
-                Ok(Err(error)) => {
-                    // Out of descriptors, mostly: accepting at once again would spin.
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-                Err(_would_block) => {}
-            }
-        }
-    }
-
-    fn refuse(&self, limit: &str) {
-        self.metrics.refusals.with_label_values(&[limit, "server"]).inc();
-    }
-
-    async fn take(&self, stream: TcpStream, peer: IpAddr) {
-        self.metrics.connections_total.inc();
-        let in_all: usize = self.workers.iter().map(|w| w.connections.load(Ordering::Relaxed)).sum();
-        if in_all >= self.options.connections_max {
-            return self.refuse("connections");
-        }
-        let permit = self.addresses.admit(peer);
-        hand_over(&self.workers, Carrier::Tcp(stream), permit, &self.metrics).await;
-    }
-}
-
-/// Sets the options that every accepted socket has from the listening one (tcp(7), socket(7): Linux hands them on).
-fn prepare(listener: &TcpListener, options: &Options) -> io::Result<()> {
-    listener.set_nonblocking(true)?;
-    let socket = socket2::SockRef::from(listener);
-    socket.set_tcp_nodelay(true)?;
-    socket.set_send_buffer_size(options.send_buffer_bytes)?;
-    socket.set_tcp_user_timeout(Some(options.tcp_user_timeout))
-}
-
-/// One waiting connection, as a socket that does not block, and who it is.
-fn accept(listener: &TcpListener) -> io::Result<(TcpStream, IpAddr)> {
-    let (stream, peer) = rustix::net::acceptfrom_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
-    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
-    // Nobody has an address if the socket is none of IP; it is one for the limits then.
-    Ok((stream.into(), peer.map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.ip())))
-}
-
-/// Gives a connection to the thread with the fewest.
-async fn hand_over(workers: &[WorkerHandle], carrier: Carrier, permit: Permit, metrics: &Metrics) {
-    let mut workers: Vec<&WorkerHandle> = workers.iter().collect();
-    workers.sort_by_key(|w| w.connections.load(Ordering::Relaxed));
-    let least = workers[0];
-    let slot = match workers.iter().find_map(|w| w.queue.try_reserve().ok().map(|slot| (*w, slot))) {
-        Some(found) => found,
-        // All are busy: wait for the one with the fewest; the kernel's backlog holds who comes meanwhile.
-        None => match least.queue.reserve().await {
-            Ok(slot) => (least, slot),
-            Err(_) => return,
-        },
-    };
-    let (worker, slot) = slot;
-    worker.connections.fetch_add(1, Ordering::Relaxed);
-    metrics.connections.inc();
-    let counted = Counted { count: worker.connections.clone(), metrics: metrics.clone() };
-    slot.send(Accepted { carrier, permit, counted });
-}
-
-/// Gives a connection in memory to a shard thread, as an acceptor does with one of its own.
+/// Takes connections in memory.
 #[cfg(test)]
-pub(crate) async fn hand_in_memory(
-    workers: &[WorkerHandle],
-    end: Box<dyn crate::hub::InMemory>,
-    permit: Permit,
-    metrics: &Metrics,
-) {
-    hand_over(workers, Carrier::Memory(end), permit, metrics).await;
+#[derive(Debug)]
+pub struct InMemory(tokio::sync::mpsc::Receiver<Accepted>);
+
+/// A shard thread that is handed connections in memory.
+#[cfg(test)]
+#[derive(Debug, Clone)]
+pub(crate) struct MemoryDoor {
+    count: Arc<AtomicUsize>,
+    queue: tokio::sync::mpsc::Sender<Accepted>,
+}
+
+#[cfg(test)]
+impl MemoryDoor {
+    /// The outside, and what the thread is made with.
+    pub(crate) fn new() -> (Self, Arrivals) {
+        let (queue, taken) = tokio::sync::mpsc::channel(64);
+        (Self { count: Arc::default(), queue }, Arrivals::Memory(InMemory(taken)))
+    }
+
+    /// Hands a connection to the thread with the fewest.
+    pub(crate) async fn hand_over(
+        doors: &[Self],
+        end: Box<dyn crate::hub::InMemory>,
+        permit: Permit,
+        metrics: &Metrics,
+    ) {
+        let door = doors.iter().min_by_key(|door| door.count.load(Ordering::Relaxed)).expect("there is a thread");
+        let counted = Counted::new(door.count.clone(), metrics.clone());
+        let accepted = Accepted { carrier: Carrier::Memory(end), permit, counted };
+        // A thread that has stopped takes nobody: the connection is cut, as one in the kernel's backlog would be.
+        drop(door.queue.send(accepted).await);
+    }
 }

@@ -16,14 +16,14 @@ use hyper::server::conn::http1::{self, Parts};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncWriteExt;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::broadcast;
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::transport::{Carrier, Transport};
-use super::{Accepted, Counted, Options, Tls, http};
+use super::{Accepted, Arrivals, Counted, Options, Tls, http};
 use crate::calls::Calls;
 use crate::chain::FeedEvent;
 use crate::close::Reason;
@@ -104,28 +104,18 @@ pub(super) struct Upgrade {
 }
 
 impl Worker {
-    /// Serves what comes through `queue` until stopped, then drains.
-    pub async fn run(self, mut queue: mpsc::Receiver<Accepted>, stop: CancellationToken) {
+    /// Serves who comes until stopped, then drains.
+    pub async fn run(self, arrivals: Arrivals, stop: CancellationToken) {
         let tasks = LocalSet::new();
         let shards = CancellationToken::new();
         tasks
             .run_until(async {
                 let (local, mut shard_tasks) = self.build(&shards);
-                loop {
-                    tokio::select! {
-                        () = stop.cancelled() => break,
-                        // A shard ends early only by a panic; its clients would wait for events for ever.
-                        Some(_ended) = shard_tasks.join_next() => break,
-                        accepted = queue.recv() => match accepted {
-                            Some(accepted) => local.clone().start(accepted),
-                            None => break,
-                        },
-                    }
-                }
-                // What was accepted is served, if only to be told to come back.
-                queue.close();
-                while let Some(accepted) = queue.recv().await {
-                    local.clone().start(accepted);
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    // A shard ends early only by a panic; its clients would wait for events for ever.
+                    Some(_ended) = shard_tasks.join_next() => {}
+                    () = local.serve_all(arrivals) => {}
                 }
                 local.drain().await;
                 shards.cancel();
@@ -178,6 +168,24 @@ impl Worker {
 }
 
 impl Local {
+    /// Serves who comes, for as long as anybody may.
+    async fn serve_all(self: &Rc<Self>, arrivals: Arrivals) {
+        match arrivals {
+            Arrivals::Door(door) => match door.open() {
+                Ok(mut door) => loop {
+                    door.next().await.into_iter().for_each(|accepted| self.clone().start(accepted));
+                },
+                Err(error) => tracing::error!(%error, "server.listen: the socket cannot be listened at"),
+            },
+            #[cfg(test)]
+            Arrivals::Memory(mut memory) => {
+                while let Some(accepted) = memory.0.recv().await {
+                    self.clone().start(accepted);
+                }
+            }
+        }
+    }
+
     fn start(self: Rc<Self>, accepted: Accepted) {
         if self.handshakes.get() >= self.options.handshakes_max {
             self.metrics.refusals.with_label_values(&["handshakes", "server"]).inc();

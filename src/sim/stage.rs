@@ -22,7 +22,7 @@ use crate::config::{self, Flags};
 use crate::devnode::{DevNode, DevOptions, SharedChain, Span, Spoil};
 use crate::journal::Update;
 use crate::metrics::Metrics;
-use crate::server::{Chain, Worker, WorkerHandle};
+use crate::server::{Chain, MemoryDoor, Worker};
 use crate::session::Addresses;
 use crate::upstream::{Dial, Stream};
 
@@ -158,7 +158,7 @@ impl Stage {
             },
         };
         let gateway = app::start_chain_through(&options.chains[0], &metrics, &stop, &mut daemon, seams);
-        let (handle, queue) = WorkerHandle::new();
+        let (handle, queue) = MemoryDoor::new();
         let worker = Worker {
             chains: vec![gateway.clone()],
             options: options.server.clone(),

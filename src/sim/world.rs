@@ -19,7 +19,7 @@ use super::trace::{Tally, Trace, What};
 use super::view::{Event, Head, Log, Truth, View};
 use crate::devnode::SharedChain;
 use crate::metrics::Metrics;
-use crate::server::{self, WorkerHandle};
+use crate::server::MemoryDoor;
 use crate::session::Addresses;
 
 /// Different notifications that are remembered as read.
@@ -28,7 +28,7 @@ const WORDS: usize = 100_000;
 pub(super) struct World {
     pub(super) net: Net,
     pub(super) chain: SharedChain,
-    pub(super) workers: Vec<WorkerHandle>,
+    pub(super) workers: Vec<MemoryDoor>,
     pub(super) addresses: Arc<Addresses>,
     pub(super) metrics: Metrics,
     /// Whether clients may be closed for a gap in this seed.
@@ -50,7 +50,7 @@ impl World {
     pub(super) fn new(
         net: Net,
         chain: SharedChain,
-        workers: Vec<WorkerHandle>,
+        workers: Vec<MemoryDoor>,
         addresses: Arc<Addresses>,
         metrics: Metrics,
     ) -> Self {
@@ -146,7 +146,7 @@ impl World {
     pub(super) async fn hand_over(&self, client: usize, end: End) {
         let [.., high, low] = client.to_be_bytes();
         let permit = self.addresses.admit(IpAddr::V4(Ipv4Addr::new(10, 0, high, low)));
-        server::hand_in_memory(&self.workers, Box::new(end), permit, &self.metrics).await;
+        MemoryDoor::hand_over(&self.workers, Box::new(end), permit, &self.metrics).await;
     }
 
     pub(super) fn enter(&self, client: usize) {
