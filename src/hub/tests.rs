@@ -215,14 +215,14 @@ async fn walk(seed: u64) -> [usize; 4] {
     world.settle().await;
     let frames = |(short, plain), client: &Client| (short + client.frames.0, plain + client.frames.1);
     let (short, plain) = world.clients.iter().filter(|client| client.compressed).fold((0, 0), frames);
-    let seen = [world.behind, world.cut, short, plain];
+    let counts = [world.behind, world.cut, short, plain];
     world.model.gap(&world.journal);
     world.clients.iter_mut().filter(|client| client.is_owed_the_chain()).for_each(|client| {
         client.closed_by.get_or_insert(1013);
     });
     world.settle().await;
     world.end().await;
-    seen
+    counts
 }
 
 fn in_a_shard_thread(test: impl Future<Output = ()>) {
@@ -236,8 +236,7 @@ fn every_client_gets_exactly_what_it_is_owed() {
         let mut all = [0; 4];
         for seed in 0..4 {
             println!("seed {seed}");
-            let seen = walk(seed).await;
-            all.iter_mut().zip(seen).for_each(|(all, seen)| *all += seen);
+            all.iter_mut().zip(walk(seed).await).for_each(|(all, one)| *all += one);
         }
         let [behind, cut, short, plain] = all;
         assert!(behind > STEPS / 5 && cut > STEPS / 12, "the clients were too good: {behind} behind, {cut} cut");
