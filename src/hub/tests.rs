@@ -198,7 +198,9 @@ impl World {
     }
 }
 
-async fn walk(seed: u64) {
+/// Returns how often clients were seen behind and in the middle of an entry, and how many notifications those that
+/// negotiated compression got compressed and plain.
+async fn walk(seed: u64) -> [usize; 4] {
     let mut world = World::new(seed, options());
     for _ in 0..CLIENTS {
         let client = world.connect();
@@ -211,17 +213,16 @@ async fn walk(seed: u64) {
         }
     }
     world.settle().await;
-    let (behind, cut) = (world.behind, world.cut);
     let frames = |(short, plain), client: &Client| (short + client.frames.0, plain + client.frames.1);
     let (short, plain) = world.clients.iter().filter(|client| client.compressed).fold((0, 0), frames);
-    assert!(short > STEPS / 30 && plain > STEPS / 20, "{short} compressed frames and {plain} plain ones");
-    assert!(behind > STEPS / 20 && cut > STEPS / 100, "the clients were too good: {behind} behind, {cut} cut");
+    let counts = [world.behind, world.cut, short, plain];
     world.model.gap(&world.journal);
     world.clients.iter_mut().filter(|client| client.is_owed_the_chain()).for_each(|client| {
         client.closed_by.get_or_insert(1013);
     });
     world.settle().await;
     world.end().await;
+    counts
 }
 
 fn in_a_shard_thread(test: impl Future<Output = ()>) {
@@ -232,10 +233,14 @@ fn in_a_shard_thread(test: impl Future<Output = ()>) {
 #[test]
 fn every_client_gets_exactly_what_it_is_owed() {
     in_a_shard_thread(async {
+        let mut all = [0; 4];
         for seed in 0..4 {
             println!("seed {seed}");
-            walk(seed).await;
+            all.iter_mut().zip(walk(seed).await).for_each(|(all, one)| *all += one);
         }
+        let [behind, cut, short, plain] = all;
+        assert!(behind > STEPS / 5 && cut > STEPS / 12, "the clients were too good: {behind} behind, {cut} cut");
+        assert!(short > STEPS / 3 && plain > STEPS / 3, "{short} compressed frames and {plain} plain ones");
     });
 }
 

@@ -28,6 +28,9 @@ pub(crate) struct Start {
     pub(crate) first: oneshot::Receiver<u64>,
 }
 
+/// Events that alloy keeps until they are read, before it drops some; its own 16 are few on a machine that is busy.
+const KEPT: usize = 1_024;
+
 /// Follows to the block after the last one, unsubscribes, watches three more blocks, gives the document.
 pub(crate) async fn follow(options: Options, start: Start) -> Value {
     let connect = WsConnect::new(&options.url);
@@ -36,11 +39,12 @@ pub(crate) async fn follow(options: Options, start: Start) -> Value {
     let class: B256 = options.class_topic.parse().expect("the class is a topic");
     // Equal subscriptions are one in alloy, so the control is another one: everything from the contract.
     let everything = Filter::new().address(contract);
+    let logs = |filter: &Filter| provider.subscribe_logs(filter).channel_size(KEPT);
     let run = Run {
         blocks: options.blocks,
-        control: provider.subscribe_logs(&everything).await.expect("alloy subscribes to all logs"),
-        logs: provider.subscribe_logs(&everything.clone().topic3(class)).await.expect("alloy subscribes to logs"),
-        heads: provider.subscribe_blocks().await.expect("alloy subscribes to heads"),
+        control: logs(&everything).await.expect("alloy subscribes to all logs"),
+        logs: logs(&everything.clone().topic3(class)).await.expect("alloy subscribes to logs"),
+        heads: provider.subscribe_blocks().channel_size(KEPT).await.expect("alloy subscribes to heads"),
         asker: Asker { provider, contract, entries: Arc::default() },
         seen: Seen::default(),
     };
