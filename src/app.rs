@@ -85,21 +85,27 @@ pub struct Listeners {
 impl Listeners {
     /// Binds both addresses. The error names the key.
     pub fn bind(options: &Options) -> Result<Self, String> {
-        let bind =
-            |key: &str, address| listening(address).map_err(|e| format!("{key}: cannot listen on {address}: {e}"));
-        Ok(Self { public: bind("server.listen", options.listen)?, admin: bind("server.admin", options.admin)? })
+        let bind = |key: &str, address, server| {
+            listening(address, server).map_err(|e| format!("{key}: cannot listen on {address}: {e}"))
+        };
+        let public = bind("server.listen", options.listen, Some(&options.server))?;
+        Ok(Self { public, admin: bind("server.admin", options.admin, None)? })
     }
 }
 
 /// Connections that the kernel holds until they are accepted: all clients of a restarted gateway come back at once.
 const BACKLOG: i32 = 4096;
 
-fn listening(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
+fn listening(address: SocketAddr, server: Option<&server::Options>) -> std::io::Result<std::net::TcpListener> {
     let domain = socket2::Domain::for_address(address);
     let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
     // Connections of the process before this one may still be in TIME_WAIT.
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
+    // Before it listens: who connects from then on has them.
+    if let Some(options) = server {
+        options.apply(&socket)?;
+    }
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
@@ -129,7 +135,7 @@ pub async fn run(
     tasks.spawn(server::serve_admin(admin, metrics.clone(), readiness, serving.clone()));
     let ended = CancellationToken::new();
     let addresses = session::Addresses::new(options.limits.clone());
-    let doors = Door::shared(public, options.shards.max(1), &options.server, &addresses, &metrics);
+    let doors = Door::shared(&public, options.shards.max(1), &options.server, &addresses, &metrics);
     let threads = start_workers(doors.context("server.listen")?, &options, &chains, &metrics, (&accepting, &ended))?;
 
     let early = tokio::select! {

@@ -209,7 +209,10 @@ fn default_chain(keys: &Keys, mistakes: &mut Vec<String>) -> String {
     }
 }
 
-/// Keys that must not be zero.
+/// Alternatives at one position that a filter is kept with.
+const ALTERNATIVES_MOST: usize = 65_535;
+
+/// Keys that must not be zero, or not very large.
 fn check_zeros(keys: &Keys, mistakes: &mut Vec<String>) {
     let mut wrong = |key: &str, why: String| mistakes.push(format!("{key}: {why}"));
     for (key, zero) in [
@@ -241,13 +244,15 @@ fn check_zeros(keys: &Keys, mistakes: &mut Vec<String>) {
             wrong(key, "must not be zero".into());
         }
     }
-    for (key, count) in [
-        ("limits.calls_in_flight", keys.limits.calls_in_flight),
-        ("limits.calls_waiting", keys.limits.calls_waiting),
-        ("upstream.calls_in_flight", keys.upstream.calls_in_flight),
+    for (key, count, most) in [
+        ("limits.calls_in_flight", keys.limits.calls_in_flight, CALLS_MOST),
+        ("limits.calls_waiting", keys.limits.calls_waiting, CALLS_MOST),
+        ("upstream.calls_in_flight", keys.upstream.calls_in_flight, CALLS_MOST),
+        ("limits.filter_addresses", keys.limits.filter_addresses, ALTERNATIVES_MOST),
+        ("limits.filter_topics", keys.limits.filter_topics, ALTERNATIVES_MOST),
     ] {
-        if count > CALLS_MOST {
-            wrong(key, format!("must not be more than {CALLS_MOST}"));
+        if count > most {
+            wrong(key, format!("must not be more than {most}"));
         }
     }
 }

@@ -169,7 +169,7 @@ section! {
         lag_max: Span = secs(30),
         write_stall_max: Span = secs(10),
         send_buffer_bytes: usize = 131_072,
-        tcp_user_timeout: Span = secs(20),
+        tcp_user_timeout: Span = secs(40),
     }
 }
 

@@ -6,6 +6,9 @@
 
 use std::collections::BTreeSet;
 
+/// Blocks below the tip whose logs may still come, or be undone: filters that ended there stay in the tables.
+const SETTLED: u64 = 64;
+
 /// The filters that have a first or last block, each in one of the sets at most.
 #[derive(Debug, Default)]
 pub(super) struct Ranges {
@@ -13,9 +16,9 @@ pub(super) struct Ranges {
     tip: u64,
     /// First block and id of filters that begin beyond the tip.
     early: BTreeSet<(u64, u32)>,
-    /// Last block and id of filters that the tip lies in.
+    /// Last block and id of filters that the tip lies in, or that ended a little before it.
     open: BTreeSet<(u64, u32)>,
-    /// Last block and id of filters that ended before the tip.
+    /// Last block and id of filters that ended well before the tip.
     past: BTreeSet<(u64, u32)>,
 }
 
@@ -24,7 +27,7 @@ pub(super) struct Ranges {
 pub(super) enum Turn {
     /// It is to be admitted anew: the tip has reached its first block.
     Begins(u32),
-    /// It is to leave the tables: the tip has passed its last block.
+    /// It is to leave the tables: the tip is well past its last block.
     Ends(u32),
 }
 
@@ -33,7 +36,7 @@ impl Ranges {
     pub(super) fn admit(&mut self, id: u32, first: u64, last: u64) -> bool {
         if first > self.tip {
             self.early.insert((first, id));
-        } else if last < self.tip {
+        } else if last.saturating_add(SETTLED) < self.tip {
             self.past.insert((last, id));
         } else {
             if last < u64::MAX {
@@ -63,7 +66,7 @@ impl Ranges {
         if self.early.first().is_some_and(|(first, _)| *first <= self.tip) {
             return self.early.pop_first().map(|(_, id)| Turn::Begins(id));
         }
-        let ended = self.open.first().copied().filter(|(last, _)| *last < self.tip)?;
+        let ended = self.open.first().copied().filter(|(last, _)| last.saturating_add(SETTLED) < self.tip)?;
         self.open.remove(&ended);
         self.past.insert(ended);
         Some(Turn::Ends(ended.1))

@@ -71,6 +71,9 @@ pub(super) async fn deliver(shard: &Rc<Shard>, entry: &Arc<Entry>, compressor: &
             compressor: &mut *compressor,
         };
         walk.run().await;
+        if first < items.len() {
+            tokio::task::yield_now().await;
+        }
     }
     if any {
         let since_seen = Instant::now().into_std().saturating_duration_since(entry.seen);
@@ -206,7 +209,11 @@ impl Walk<'_> {
         let (held, end) = if whole { (ends.len(), batch.bytes.len()) } else { frame::begun(ends, n) };
         self.sent.add(n, held);
         let next = self.plan.items(self.plan.source_of(to)).nth(held).map(|item| (item, to.n));
-        self.put_off(state, to.conn, next, |rest| rest.share(&batch.bytes.slice(n..end)));
+        // A slice of the batch would hold all of it.
+        let hold = |rest: &mut Backlog| {
+            if whole { rest.share(&batch.bytes.slice(n..end)) } else { rest.copy(&batch.bytes[n..end]) }
+        };
+        self.put_off(state, to.conn, next, hold);
     }
 
     /// Writes frames that this connection alone gets, encoded as far as its socket takes them.

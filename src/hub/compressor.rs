@@ -10,8 +10,9 @@ use super::items::Items;
 use super::plan::{Plan, Source};
 use crate::deflate::Deflater;
 
-/// Bytes that are compressed for a slice of an entry: about a tenth of a second. Few in tests, so that they are used up.
-const SLICE_MAX: usize = if cfg!(test) { 12_000 } else { 4 << 20 };
+/// Bytes that are compressed for a slice of an entry: some 25 ms, for which all others wait. Few in tests, so that they are
+/// used up.
+const SLICE_MAX: usize = if cfg!(test) { 12_000 } else { 1 << 20 };
 
 /// Bytes that are compressed between two yields, a millisecond or two. Few in tests, so that much happens in between.
 const TURN: usize = if cfg!(test) { 2_000 } else { 64 * 1024 };

@@ -62,8 +62,8 @@ pub(super) struct Plan {
     /// Connections that catch up with the slice, each for itself: they want what is too large to encode, or joined in the
     /// middle of what is undone, so that their part of it is not that of the others.
     pub(super) alone: Vec<ConnKey>,
-    /// Sources that several connections get compressed: not encoded ahead yet, as it takes long.
-    to_compress: Vec<u32>,
+    /// Sources that several connections get compressed, and how many: not encoded ahead yet, as it takes long.
+    to_compress: Vec<(usize, u32)>,
     /// Bytes that are encoded ahead.
     ahead: usize,
 }
@@ -126,7 +126,7 @@ impl Plan {
             return;
         }
         if source.compressed {
-            return self.to_compress.push(number);
+            return self.to_compress.push((count, number));
         }
         let mut batch = BatchBuilder::default();
         for item in self.items(source) {
@@ -142,9 +142,10 @@ impl Plan {
         self.sources[number as usize].ahead = Some(batch);
     }
 
-    /// The next of the sources that several connections get compressed, as long as there is room for more.
+    /// The next of the sources that several connections get compressed, those with the most first, as long as there is
+    /// room for more.
     pub(super) fn next_to_compress(&mut self) -> Option<u32> {
-        self.to_compress.pop().filter(|_| self.ahead < AHEAD_MAX)
+        self.to_compress.pop().filter(|_| self.ahead < AHEAD_MAX).map(|(_, number)| number)
     }
 
     /// A source by its number.
@@ -160,6 +161,7 @@ impl Plan {
             let Self { deliveries, alone, .. } = self;
             deliveries.retain(|delivery| alone.binary_search(&delivery.conn).is_err());
         }
+        self.to_compress.sort_unstable();
         if self.sources.len() > 1 {
             self.deliveries.sort_unstable_by_key(|delivery| (delivery.conn, delivery.n));
         }

@@ -12,6 +12,9 @@ use rustls::ServerConnection;
 /// Plaintext that is encrypted at a time: one record (RFC 8446, section 5.1).
 const RECORD: usize = 16 * 1024;
 
+/// Times that a read takes what the socket has, until there is plaintext. A peer may send records without any for ever.
+const ROUNDS: usize = 8;
+
 /// A connection past its handshake.
 #[derive(Debug)]
 pub(super) struct Tls {
@@ -37,13 +40,14 @@ impl Tls {
         self.conn.wants_write()
     }
 
-    /// Reads plaintext; `WouldBlock` if there is none, 0 at the peer's end. What the peer does wrong is answered with an
+    /// Reads plaintext; `WouldBlock` if there is none, 0 at the peer's end, `Interrupted` if the peer sends much that is
+    /// none: then others are to go on first. What the peer does wrong is answered with an
     /// alert, and is an error.
     pub(super) fn read(&mut self, socket: &mut (impl Read + Write), buf: &mut [u8]) -> io::Result<usize> {
         if self.finished {
             return read_past_end(socket, buf);
         }
-        loop {
+        for _ in 0..ROUNDS {
             match self.conn.reader().read(buf) {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {}
                 // An end without close_notify. What a WebSocket holds says itself where it ends.
@@ -58,6 +62,7 @@ impl Tls {
             processed.map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
             sent.or_else(|e| if e.kind() == ErrorKind::WouldBlock { Ok(0) } else { Err(e) })?;
         }
+        Err(ErrorKind::Interrupted.into())
     }
 
     /// Takes as much plaintext as the socket takes records, and perhaps one record more, which is then unsent;

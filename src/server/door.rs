@@ -43,13 +43,15 @@ pub struct Door {
 impl Door {
     /// One for each of so many threads. Fails if the socket is none that listens.
     pub fn shared(
-        listener: TcpListener,
+        listener: &TcpListener,
         threads: usize,
         options: &Options,
         addresses: &Arc<Addresses>,
         metrics: &Metrics,
     ) -> io::Result<Vec<Self>> {
-        prepare(&listener, options)?;
+        // One that was made elsewhere may not have them yet.
+        listener.set_nonblocking(true)?;
+        options.apply(&socket2::SockRef::from(listener))?;
         let counts: Arc<[Arc<AtomicUsize>]> = (0..threads).map(|_| Arc::default()).collect();
         let one = |own| {
             Ok(Self {
@@ -146,15 +148,6 @@ impl Open {
             }
         }
     }
-}
-
-/// Sets the options that every accepted socket has from the listening one (tcp(7), socket(7): Linux hands them on).
-fn prepare(listener: &TcpListener, options: &Options) -> io::Result<()> {
-    listener.set_nonblocking(true)?;
-    let socket = socket2::SockRef::from(listener);
-    socket.set_tcp_nodelay(true)?;
-    socket.set_send_buffer_size(options.send_buffer_bytes)?;
-    socket.set_tcp_user_timeout(Some(options.tcp_user_timeout))
 }
 
 /// One waiting connection, as a socket that does not block, and who it is.

@@ -48,16 +48,17 @@ pub(super) async fn answer(
     peer: Rc<Peer>,
     request: Request<Incoming>,
 ) -> Result<Answer, std::convert::Infallible> {
-    let name = request.uri().path().trim_start_matches('/');
-    let context = if name.is_empty() { Some(&local.default) } else { local.by_name.get(name) };
-    let Some(context) = context.cloned() else {
-        return Ok(plain(StatusCode::NOT_FOUND, "no such chain\n"));
-    };
     let upgrades = request.method() == Method::GET && wants_websocket(request.headers());
     if !upgrades {
         // A whole request came: what follows on the connection is bounded by the time for its head.
-        peer.handshake.borrow_mut().take();
+        peer.handshake.take();
     }
+    let name = request.uri().path().trim_start_matches('/');
+    let context = if name.is_empty() { Some(&local.default) } else { local.by_name.get(name) };
+    let Some(context) = context.cloned() else {
+        peer.handshake.take();
+        return Ok(plain(StatusCode::NOT_FOUND, "no such chain\n"));
+    };
     let from_a_page = request.headers().contains_key(header::ORIGIN);
     let mut answer = route(&local, &peer, context, request).await;
     if from_a_page {
@@ -194,6 +195,7 @@ fn upgrade(local: &Local, context: Rc<Context>, peer: &Peer, request: &Request<I
         }
         Err(error) => {
             local.metrics.handshakes.with_label_values(&["malformed"]).inc();
+            peer.handshake.take();
             tracing::debug!(%error, "a malformed upgrade");
             plain(StatusCode::BAD_REQUEST, "malformed WebSocket handshake (RFC 6455 section 4.2.1)\n")
         }

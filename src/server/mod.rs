@@ -62,6 +62,15 @@ pub struct Options {
     pub drain_clients_max: Duration,
 }
 
+impl Options {
+    /// Sets what every accepted socket has from the listening one (tcp(7), socket(7): Linux hands it on).
+    pub(crate) fn apply(&self, listener: &socket2::Socket) -> std::io::Result<()> {
+        listener.set_tcp_nodelay(true)?;
+        listener.set_send_buffer_size(self.send_buffer_bytes)?;
+        listener.set_tcp_user_timeout(Some(self.tcp_user_timeout))
+    }
+}
+
 /// Counts a connection while it lives.
 #[derive(Debug)]
 pub(crate) struct Counted {

@@ -61,7 +61,7 @@ impl Scene {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let (address, metrics) = (listener.local_addr().unwrap(), Metrics::new());
         let options = Options { connections_max, ..options() };
-        let doors = Door::shared(listener, 2, &options, &Addresses::new(limits()), &metrics).unwrap();
+        let doors = Door::shared(&listener, 2, &options, &Addresses::new(limits()), &metrics).unwrap();
         let doors = doors.into_iter().map(|door| door.open().unwrap()).collect::<Vec<_>>();
         Self { doors: doors.try_into().expect("two"), address, metrics, clients: Vec::new() }
     }

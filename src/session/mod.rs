@@ -34,6 +34,8 @@ use limits::{Ask, ConnLimits};
 use protocol::{Step, Transport, Work};
 use reader::{Event, Reader};
 
+/// So many bytes of a message that came compressed count as a message.
+const INFLATED_MESSAGE: usize = 4 * 1024;
 /// Calls of one batch that run side by side.
 const BATCH_SIDE_BY_SIDE: usize = 4;
 /// A connection over its address's limit is told so, then closed after this.
@@ -278,7 +280,14 @@ impl Session {
                 Event::Deflated(message) => {
                     self.pace().await;
                     match message.inflate(self.context.options.message_max_bytes) {
-                        Ok(text) => self.message(&text, talk),
+                        Ok(text) => {
+                            // What was few bytes counts as what it is now.
+                            for _ in 0..text.len() / INFLATED_MESSAGE {
+                                self.pace().await;
+                            }
+                            tokio::task::yield_now().await;
+                            self.message(&text, talk);
+                        }
                         Err(reason) => {
                             shard.close(self.key, reason);
                             return Some(reason);
