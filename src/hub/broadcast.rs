@@ -210,10 +210,10 @@ impl Walk<'_> {
         self.sent.add(n, held);
         let next = self.plan.items(self.plan.source_of(to)).nth(held).map(|item| (item, to.n));
         // A slice of the batch would hold all of it.
-        let hold = |rest: &mut Backlog| {
+        let keep = |rest: &mut Backlog| {
             if whole { rest.share(&batch.bytes.slice(n..end)) } else { rest.copy(&batch.bytes[n..end]) }
         };
-        self.put_off(state, to.conn, next, hold);
+        self.put_off(state, to.conn, next, keep);
     }
 
     /// Writes frames that this connection alone gets, encoded as far as its socket takes them.
