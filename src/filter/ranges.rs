@@ -2,12 +2,10 @@
 //!
 //! Others are kept out of the index's tables, so that 100,000 filters for blocks that are far away cost a log nothing.
 //! What is decided by the tip is only who is in the tables: a log of a block before or beyond the tip, as in a reorg,
-//! is asked about among the others too. Does not know what else filters say. Pure.
+//! is asked about among the others too: there all filters that ended from that block on are asked, so a block whose logs
+//! come late, or are undone, costs more if very many filters end with it. Does not know what else filters say. Pure.
 
 use std::collections::BTreeSet;
-
-/// Blocks below the tip whose logs may still come, or be undone: filters that ended there stay in the tables.
-const SETTLED: u64 = 64;
 
 /// The filters that have a first or last block, each in one of the sets at most.
 #[derive(Debug, Default)]
@@ -16,9 +14,9 @@ pub(super) struct Ranges {
     tip: u64,
     /// First block and id of filters that begin beyond the tip.
     early: BTreeSet<(u64, u32)>,
-    /// Last block and id of filters that the tip lies in, or that ended a little before it.
+    /// Last block and id of filters that the tip lies in.
     open: BTreeSet<(u64, u32)>,
-    /// Last block and id of filters that ended well before the tip.
+    /// Last block and id of filters that ended before the tip.
     past: BTreeSet<(u64, u32)>,
 }
 
@@ -27,7 +25,7 @@ pub(super) struct Ranges {
 pub(super) enum Turn {
     /// It is to be admitted anew: the tip has reached its first block.
     Begins(u32),
-    /// It is to leave the tables: the tip is well past its last block.
+    /// It is to leave the tables: the tip has passed its last block.
     Ends(u32),
 }
 
@@ -36,7 +34,7 @@ impl Ranges {
     pub(super) fn admit(&mut self, id: u32, first: u64, last: u64) -> bool {
         if first > self.tip {
             self.early.insert((first, id));
-        } else if last.saturating_add(SETTLED) < self.tip {
+        } else if last < self.tip {
             self.past.insert((last, id));
         } else {
             if last < u64::MAX {
@@ -66,7 +64,7 @@ impl Ranges {
         if self.early.first().is_some_and(|(first, _)| *first <= self.tip) {
             return self.early.pop_first().map(|(_, id)| Turn::Begins(id));
         }
-        let ended = self.open.first().copied().filter(|(last, _)| last.saturating_add(SETTLED) < self.tip)?;
+        let ended = self.open.first().copied().filter(|(last, _)| *last < self.tip)?;
         self.open.remove(&ended);
         self.past.insert(ended);
         Some(Turn::Ends(ended.1))
