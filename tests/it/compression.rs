@@ -149,6 +149,23 @@ async fn what_a_client_compresses_is_understood_and_bounded() {
     stage.stop().await;
 }
 
+/// A message of few bytes that is large when it is inflated counts as what it is then.
+#[tokio::test]
+async fn what_was_small_counts_as_large_as_it_is() {
+    let keys = [ON, ("limits.messages_per_second", "5"), ("limits.messages_burst", "40")];
+    let stage = Stage::start(&keys).await;
+    let mut client = compressed_client(&stage).await;
+    let large = format!("{CHAIN_ID}{}", " ".repeat(100_000 - CHAIN_ID.len()));
+    for (message, refused) in [(CHAIN_ID, false), (&large, false), (&large, true)] {
+        put(&mut client, &frame(COMPRESSED, &deflated(message.as_bytes()))).await;
+        let answer: Value = serde_json::from_str(&client.text().await.expect("it is answered")).expect("it is JSON");
+        assert!(answer["result"].is_string(), "{answer}");
+        let waited = stage.gateway.refused("messages", "connection") > 0;
+        assert_eq!(waited, refused, "{} bytes", message.len());
+    }
+    stage.stop().await;
+}
+
 /// Plain connections, one of each kind of those of the programs.
 async fn plain_clients(stage: &Stage) -> Vec<Client> {
     let (heads, logs) = (json!(["newHeads"]), json!(["logs", {}]));
