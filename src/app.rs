@@ -136,6 +136,8 @@ pub async fn run(
     let ended = CancellationToken::new();
     let addresses = session::Addresses::new(options.limits.clone());
     let doors = Door::shared(&public, options.shards.max(1), &options.server, &addresses, &metrics);
+    // The threads alone listen: when the last of them stops to, nobody can connect.
+    drop(public);
     let threads = start_workers(doors.context("server.listen")?, &options, &chains, &metrics, (&accepting, &ended))?;
 
     let early = tokio::select! {

@@ -31,6 +31,12 @@ const FAILED_WAIT: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Door {
     listener: TcpListener,
+    gate: Gate,
+}
+
+/// Who is let in by a thread.
+#[derive(Debug)]
+struct Gate {
     addresses: Arc<Addresses>,
     connections_max: usize,
     /// Connections of each thread.
@@ -54,14 +60,14 @@ impl Door {
         options.apply(&socket2::SockRef::from(listener))?;
         let counts: Arc<[Arc<AtomicUsize>]> = (0..threads).map(|_| Arc::default()).collect();
         let one = |own| {
-            Ok(Self {
-                listener: listener.try_clone()?,
+            let gate = Gate {
                 addresses: addresses.clone(),
                 connections_max: options.connections_max,
                 counts: counts.clone(),
                 own,
                 metrics: metrics.clone(),
-            })
+            };
+            Ok(Self { listener: listener.try_clone()?, gate })
         };
         (0..threads).map(one).collect()
     }
@@ -72,10 +78,12 @@ impl Door {
             deprecated,
             reason = "its unsafe successor asks for what std's listener gives: it keeps its descriptor"
         )]
-        let readiness = AsyncFd::with_interest(self.listener.try_clone()?, Interest::READABLE)?;
-        Ok(Open { door: self, readiness, was_courteous: false })
+        let readiness = AsyncFd::with_interest(self.listener, Interest::READABLE)?;
+        Ok(Open { gate: self.gate, readiness, was_courteous: false })
     }
+}
 
+impl Gate {
     fn count(&self, thread: usize) -> usize {
         self.counts[thread].load(Ordering::Relaxed)
     }
@@ -102,7 +110,7 @@ impl Door {
 /// A [`Door`] that is listened at.
 #[derive(Debug)]
 pub(super) struct Open {
-    door: Door,
+    gate: Gate,
     readiness: AsyncFd<TcpListener>,
     /// Others were let accept first.
     was_courteous: bool,
@@ -120,7 +128,7 @@ impl Open {
                     return std::future::pending().await;
                 }
             };
-            if self.door.is_ahead() && !self.was_courteous {
+            if self.gate.is_ahead() && !self.was_courteous {
                 self.was_courteous = true;
                 drop(ready);
                 tokio::time::sleep(COURTESY).await;
@@ -130,7 +138,7 @@ impl Open {
             let (mut accepted, mut failed) = (Vec::new(), None);
             for _ in 0..TOGETHER {
                 match ready.try_io(|listener| accept(listener.get_ref())) {
-                    Ok(Ok((stream, peer))) => accepted.extend(self.door.admit(stream, peer)),
+                    Ok(Ok((stream, peer))) => accepted.extend(self.gate.admit(stream, peer)),
                     Ok(Err(error)) => {
                         failed = Some(error);
                         break;

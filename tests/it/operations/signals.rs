@@ -33,6 +33,7 @@ async fn stops_well(signal: &str) {
     until("it is not ready", async || http::get(daemon.admin, "/readyz").await.status == 503).await;
     assert!(told.elapsed() < SLOW, "readiness goes first, not {:?} later", told.elapsed());
     assert_eq!(http::get(daemon.admin, "/readyz").await.body, "draining\n");
+    until("nobody can connect", async || tokio::net::TcpStream::connect(daemon.public).await.is_err()).await;
     assert_eq!(http::get(daemon.admin, "/livez").await.status, 200);
     let answer: serde_json::Value = serde_json::from_str(&caller.text().await.expect("an answer")).expect("JSON");
     assert_eq!(answer["id"], 7);
