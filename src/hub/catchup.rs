@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::backlog::Backlog;
 use super::conn::{Conn, ConnKey, Place};
 use super::items::Items;
-use super::shard::State;
+use super::shard::{State, conn_of};
 use super::{Shard, SubId};
 use crate::close::Reason;
 use crate::planted::{self, Bug};
@@ -58,9 +58,7 @@ impl Shard {
         let now = Instant::now();
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
-        let Some(conn) = state.conns.get_mut(key.slot as usize).filter(|c| c.generation == key.generation) else {
-            return Left::Nothing;
-        };
+        let Some(conn) = conn_of(&mut state.conns, key) else { return Left::Nothing };
         let Some(outbox) = &mut conn.outbox else { return Left::Nothing };
         let (there, taken) = outbox.flush(&conn.socket, now);
         self.count_bytes(taken);

@@ -24,6 +24,7 @@ mod feeds;
 mod frame;
 mod items;
 mod lag;
+mod meters;
 mod plan;
 mod shard;
 mod socket;

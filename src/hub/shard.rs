@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::BytesMut;
-use prometheus::{IntCounter, IntGauge};
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::compressor::Compressor;
 use super::conn::{Closing, Conn, ConnKey, Ordinals, Sub, Written};
 use super::lag::Lag;
+use super::meters::Meters;
 use super::streams::{Member, Streams, SubId};
 use super::{Options, Socket, StreamKey, broadcast as walk, feeds as best_effort, frame, timers};
 use crate::chain::FeedEvent;
@@ -58,38 +58,6 @@ pub struct Shard {
     hasher: RandomState,
 }
 
-/// The metrics that every connection or event moves, looked up once.
-pub(super) struct Meters {
-    clients: IntGauge,
-    compressed: IntGauge,
-    streams: IntGauge,
-    bytes_out: IntCounter,
-    /// Subscriptions and deliveries by [`StreamKey::LABELS`].
-    kinds: [(IntGauge, IntCounter); StreamKey::LABELS.len()],
-}
-
-impl Meters {
-    fn new(metrics: &Metrics, chain: &str) -> Self {
-        let kind = |kind| {
-            let labels = &[chain, kind];
-            (metrics.subscriptions.with_label_values(labels), metrics.deliveries.with_label_values(labels))
-        };
-        Self {
-            clients: metrics.clients.with_label_values(&[chain]),
-            compressed: metrics.compressed_clients.with_label_values(&[chain]),
-            streams: metrics.streams.with_label_values(&[chain]),
-            bytes_out: metrics.bytes_out.with_label_values(&[chain]),
-            kinds: StreamKey::LABELS.map(kind),
-        }
-    }
-
-    /// Subscriptions and deliveries of a kind.
-    pub(super) fn kind(&self, label: &str) -> &(IntGauge, IntCounter) {
-        let at = StreamKey::LABELS.iter().position(|known| *known == label).expect("there are no other labels");
-        &self.kinds[at]
-    }
-}
-
 pub(super) struct State {
     pub(super) conns: slab::Slab<Conn>,
     /// How many of them negotiated compression.
@@ -110,7 +78,7 @@ pub(super) struct State {
 
 impl State {
     pub(super) fn conn(&mut self, key: ConnKey) -> Option<&mut Conn> {
-        self.conns.get_mut(key.slot as usize).filter(|conn| conn.generation == key.generation)
+        conn_of(&mut self.conns, key)
     }
 }
 
@@ -263,8 +231,9 @@ impl Shard {
         let bytes = stream.canonical_bytes();
         let (kind, feed) =
             (stream.label(), if let StreamKey::Feed(feed) = &stream { Some(feed.clone()) } else { None });
-        let is_new = state.streams.find(&stream).is_none();
+        let before = state.streams.len();
         let number = state.streams.open(stream);
+        let is_new = state.streams.len() > before;
         let since = state.seq + 1;
         let digest = self.hasher.hash_one(&bytes);
         let conn = state.conn(key)?;
@@ -297,8 +266,7 @@ impl Shard {
         let sub = {
             let mut state = self.state.borrow_mut();
             let State { conns, streams, .. } = &mut *state;
-            let conn = conns.get_mut(key.slot as usize).filter(|conn| conn.generation == key.generation);
-            let Some(conn) = conn else { return false };
+            let Some(conn) = conn_of(conns, key) else { return false };
             let is_it = |sub: &Sub| streams.id(sub.seat).text().as_str() == id;
             let Some(at) = conn.subs.iter().position(is_it) else { return false };
             let sub = conn.subs.remove(at);
@@ -489,6 +457,11 @@ impl Shard {
         let keys: Vec<ConnKey> = self.state.borrow().conns.iter().map(|(slot, conn)| key_of(slot, conn)).collect();
         keys.into_iter().for_each(|key| self.close(key, reason));
     }
+}
+
+/// The connection with this key, if it is still there: where more of the state is borrowed than the connections.
+pub(super) fn conn_of(conns: &mut slab::Slab<Conn>, key: ConnKey) -> Option<&mut Conn> {
+    conns.get_mut(key.slot as usize).filter(|conn| conn.generation == key.generation)
 }
 
 pub(super) fn key_of(slot: usize, conn: &Conn) -> ConnKey {

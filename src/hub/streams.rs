@@ -89,7 +89,14 @@ impl Stream {
         self.first.iter().chain(self.more.iter().flat_map(|more| more.values()))
     }
 
-    fn group(&mut self, ordinal: u32) -> Option<&mut Group> {
+    fn group(&self, ordinal: u32) -> Option<&Group> {
+        match ordinal {
+            0 => self.first.as_ref(),
+            _ => self.more.as_ref()?.get(&ordinal),
+        }
+    }
+
+    fn group_mut(&mut self, ordinal: u32) -> Option<&mut Group> {
         match ordinal {
             0 => self.first.as_mut(),
             _ => self.more.as_mut()?.get_mut(&ordinal),
@@ -181,12 +188,7 @@ impl Streams {
 
     /// The id of a subscription.
     pub(super) fn id(&self, seat: Seat) -> SubId {
-        let stream = self.get(seat.stream);
-        let group = match seat.ordinal {
-            0 => stream.first.as_ref(),
-            _ => stream.more.as_ref().and_then(|more| more.get(&seat.ordinal)),
-        };
-        group.expect("a seat is in a group").id
+        self.get(seat.stream).group(seat.ordinal).expect("a seat is in a group").id
     }
 
     /// The stream for a key; a new one has no members yet and must get one.
@@ -221,7 +223,7 @@ impl Streams {
     /// Takes a member out. Returns the member that took over its place, if any.
     pub(super) fn leave(&mut self, seat: Seat) -> Option<Member> {
         let stream = &mut self.all[seat.stream as usize];
-        let group = stream.group(seat.ordinal).expect("a seat is in a group");
+        let group = stream.group_mut(seat.ordinal).expect("a seat is in a group");
         group.members.swap_remove(seat.at as usize);
         let moved = group.members.get(seat.at as usize).copied();
         if group.members.capacity() > 64.max(8 * group.members.len()) {

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::conn::{Conn, ConnKey};
 use super::lag::Lag;
-use super::shard::State;
+use super::shard::{State, conn_of};
 use super::{Options, Shard, frame};
 use crate::close::Reason;
 
@@ -87,8 +87,7 @@ fn attend(shard: &Rc<Shard>, now: Instant) {
     for key in keys {
         let mut state = shard.state.borrow_mut();
         let State { conns, lag, attention, .. } = &mut *state;
-        let conn = conns.get_mut(key.slot as usize).filter(|conn| conn.generation == key.generation);
-        let Some(conn) = conn else { continue };
+        let Some(conn) = conn_of(conns, key) else { continue };
         if let Some(closing) = conn.closing {
             if now.duration_since(closing.since) > shard.options.close_timeout {
                 conn.socket.abort();

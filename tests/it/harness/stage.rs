@@ -3,6 +3,8 @@
 use std::net::TcpListener;
 
 use chaincast::devnode::{DevNode, DevOptions, SharedChain};
+use serde_json::json;
+use tokio::io::AsyncReadExt;
 
 use super::client::Client;
 use super::gateway::{Gateway, GatewayOptions};
@@ -61,6 +63,18 @@ impl Stage {
 
     pub(crate) async fn client(&self) -> Client {
         Client::connect(&self.gateway.ws_url()).await
+    }
+
+    /// Where `limits.handshakes_max` is 2, and one client is there: two that say nothing keep a third out, and when they
+    /// have gone another gets in.
+    pub(crate) async fn refuses_a_third_handshake(&self) {
+        let silent = [http::connect(self.gateway.address()).await, http::connect(self.gateway.address()).await];
+        let mut third = http::connect(self.gateway.address()).await;
+        assert!(matches!(third.read(&mut [0]).await, Ok(0) | Err(_)), "it is dropped without a word");
+        assert_eq!(self.gateway.refused("handshakes", "server"), 1);
+        drop(silent);
+        until("the silent ones have gone", async || self.gateway.metrics.connections.get() == 1).await;
+        assert_eq!(self.client().await.call("eth_chainId", json!([])).await["result"], "0x539");
     }
 
     pub(crate) async fn watcher(&self) -> Watcher {

@@ -6,7 +6,7 @@ use serde_json::json;
 use tokio::io::AsyncReadExt;
 
 use super::{end, limit, refused, retry_after_ms};
-use crate::harness::client::{Client, End};
+use crate::harness::client::End;
 use crate::harness::{Stage, http, until};
 
 /// Longest stay of a client whose address has too many connections.
@@ -80,14 +80,6 @@ async fn handshakes_that_are_not_done() {
     let keys = [("limits.handshakes_max", "2"), ("server.shards", "1"), ("limits.header_timeout", "30s")];
     let stage = Stage::start(&keys).await;
     let beside = stage.watcher().await;
-    let silent = [http::connect(stage.gateway.address()).await, http::connect(stage.gateway.address()).await];
-    let mut third = http::connect(stage.gateway.address()).await;
-    assert!(matches!(third.read(&mut [0]).await, Ok(0) | Err(_)), "it is dropped without a word");
-    assert_eq!(stage.gateway.refused("handshakes", "server"), 1);
-    drop(silent);
-    until("the silent ones have gone", async || stage.gateway.metrics.connections.get() == 1).await;
-    let mut client = Client::connect(&stage.gateway.ws_url()).await;
-    assert_eq!(client.call("eth_chainId", json!([])).await["result"], "0x539");
-    drop(client);
+    stage.refuses_a_third_handshake().await;
     end(stage, beside).await;
 }

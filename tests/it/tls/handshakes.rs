@@ -37,13 +37,7 @@ async fn too_many_are_refused() {
     let keys = [("limits.handshakes_max", "2"), ("server.shards", "1"), ("limits.tls_timeout", "30s")];
     let stage = Stage::start_tls(&Files::new("many-handshakes"), &keys).await;
     let beside = stage.watcher().await;
-    let silent = [http::connect(stage.gateway.address()).await, http::connect(stage.gateway.address()).await];
-    let mut third = http::connect(stage.gateway.address()).await;
-    assert!(matches!(third.read(&mut [0]).await, Ok(0) | Err(_)), "it is dropped without a word");
-    assert_eq!(stage.gateway.refused("handshakes", "server"), 1);
-    drop(silent);
-    until("the silent ones have gone", async || stage.gateway.metrics.connections.get() == 1).await;
-    assert_eq!(stage.client().await.call("eth_chainId", json!([])).await["result"], "0x539");
+    stage.refuses_a_third_handshake().await;
     end(stage, beside).await;
 }
 
